@@ -1,0 +1,35 @@
+package node
+
+import (
+	"log/slog"
+	"net"
+
+	"weir/stream"
+	"weir/topology"
+)
+
+// Role is what a node does in a pipeline: exactly one of Handler, Tap and Sink.
+type Role struct {
+	Name     string // "role" wherever a pipeline names it, "pipeline/role" only there
+	Capacity int    // records worked on at once; 0 = 50
+	Handler  stream.Handler
+	Tap      stream.Tap
+	Sink     stream.Sink
+}
+
+// Config says what a node is. The zero value is a cluster of one on :7411, in memory, with no role.
+type Config struct {
+	ID        topology.NodeID // "" = made from the first role and a random part
+	Roles     []Role
+	Pipelines []topology.Pipeline // created if the cluster has none of that name
+	Join      []string            // host:port of nodes of the cluster; none: make a cluster of one
+	Secret    []byte              // 32 bytes; nil: made at random, only for a cluster of one
+	Listen    string              // host:port of the one UDP port; "" = :7411
+	Advertise string              // host:port told to others; "" = the address bound
+	HTTP      string              // host:port of the API on loopback; "" = none
+	Socket    string              // path of the API's Unix socket; "" = none
+	Memory    int64               // bytes of records held; 0 = 64 MiB
+	Voters    int                 // target number of raft voters, 1 to 5; 0 = 3
+	Conn      net.PacketConn      // instead of Listen: the simulator's
+	Log       *slog.Logger        // nil = discard
+}

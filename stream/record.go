@@ -1,0 +1,108 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ID names a record. It is comparable, and equal on every attempt whose handler made the
+// same body from the same parent.
+type ID struct {
+	Source uint64 // hash of pipeline, role and partition of the tap
+	Gen    uint64 // generation of the source's numbering: random, made with the source's state
+	Seq    uint64 // of the root record within the generation, from 0
+	Path   uint64 // hash of parent path, role and ordinal; the lowest bit says: last output of its parent
+	Sum    uint64 // xxh3 of the body: equal IDs with other bodies are other records
+}
+
+// Out is what a tap or a handler makes. The slices are copied by Emit.
+type Out struct {
+	Body, Key []byte
+	Header    map[string]string // usually nil; at most 32 entries, 4 KiB
+	Port      string            // "" = ordinary edges
+}
+
+// Record is lent to the handler until it returns: read-only, clone what you keep.
+type Record struct {
+	ID      ID
+	From    string // upstream role
+	Attempt int    // from 1; a death of a node or link is a delivery, not an attempt
+	Out
+}
+
+// Emitter hands on what a handler makes of one record. It is safe for concurrent use until
+// the handler returns; then its methods return ErrClosed.
+type Emitter interface {
+	// Emit copies o and blocks while no node downstream has credit. A handler returns its error.
+	Emit(ctx context.Context, o Out) error
+	// EmitBatch is Emit for many under one lock.
+	EmitBatch(ctx context.Context, os []Out) error
+	// Offer never blocks: ErrBusy where Emit would.
+	Offer(o Out) error
+}
+
+// Handler turns records into others. Handle is called by several goroutines, for at most
+// Capacity records at once; nil, once all outputs are acked, acks the records, an error nacks
+// all that were not nacked alone.
+type Handler interface {
+	Handle(ctx context.Context, b *Batch) error
+}
+
+// Mark is a place in a partition, at most 4 KiB; only its tap reads it.
+type Mark []byte
+
+// Tap is where records come from.
+type Tap interface {
+	// Partitions names the parts that are read apart from each other; names are stable.
+	Partitions(context.Context) ([]string, error)
+	// Open starts reading after at; nil is the start.
+	Open(ctx context.Context, partition string, at Mark) (Reader, error)
+}
+
+// Reader reads one partition. Next and Close are called by one goroutine; Done by any, once
+// per record, in any order.
+type Reader interface {
+	// Next returns the next record and the mark after it; the Out is the caller's until the
+	// next call of Next. io.EOF: finished.
+	Next(context.Context) (Out, Mark, error)
+	// Done says that a record, named by its mark, is acked end to end.
+	Done(Mark, error)
+	Close() error
+}
+
+// Sink is where records end. Write is called by one goroutine at a time, with records of one
+// source; nil means that the records, and seen with them, survive a power cut. Where a record
+// alone cannot be written, return a *RecordError.
+type Sink interface {
+	Load(ctx context.Context, source uint64) (seen []byte, err error)
+	Write(ctx context.Context, rs []Record, seen []byte) error
+	Close() error
+}
+
+// Errors of emitting.
+var (
+	ErrBusy   = errors.New("no credit downstream: try again later")
+	ErrClosed = errors.New("the emitter is closed: its handler has returned")
+)
+
+// ConfigError says that a role can never work as configured (a program that is not there or
+// not executable): the run stops at once, whatever the record.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Limits of a record.
+const (
+	// RecordBytesMax is the most a record's body may hold unless its pipeline raises it, in
+	// bytes (DESIGN 6: small enough that a window holds several).
+	RecordBytesMax = 1 << 20
+	// recordBytesCeiling is what a pipeline may raise it to.
+	recordBytesCeiling = 64 << 20
+	// attemptsMax is how often a record may be blamed before its run stops.
+	attemptsMax = 3
+	// handleTarget is how long one hand-over of several records to a handler should take: long
+	// enough that the hand-over is cheap, short enough that no record waits behind its batch.
+	handleTarget = 50 * time.Microsecond
+)
