@@ -1,0 +1,87 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// statusBytesMax is the most a status may hold, in bytes: 500 nodes with 10 000 edges, at
+	// some 300 bytes each, are 3 MiB.
+	statusBytesMax = 16 << 20
+	// getWait bounds one question where the caller's context does not: the node itself waits a
+	// second for the others.
+	getWait = 5 * time.Second
+)
+
+// UnreachableError says that nobody answers at an address.
+type UnreachableError struct {
+	Addr string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("no node answers at %s: %v", e.Addr, e.Err)
+}
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// Get asks the node at addr, "unix:PATH" or "http://HOST:PORT", for the status of its cluster.
+func Get(ctx context.Context, addr string) (Status, error) {
+	var st Status
+	base, tr, err := parseAddr(addr)
+	if err != nil {
+		return st, err
+	}
+	defer tr.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, getWait)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/status", nil)
+	if err != nil {
+		return st, fmt.Errorf("address %s: %w", addr, err)
+	}
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		if ue, ok := err.(*url.Error); ok {
+			err = ue.Err // without the made-up URL of a socket
+		}
+		return st, &UnreachableError{Addr: addr, Err: err}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, statusBytesMax+1))
+	switch {
+	case err != nil:
+		return st, &UnreachableError{Addr: addr, Err: err}
+	case len(body) > statusBytesMax:
+		return st, fmt.Errorf("status of %s: longer than %d MiB, which no node sends", addr, statusBytesMax>>20)
+	case resp.StatusCode != http.StatusOK:
+		line, _, _ := strings.Cut(string(body), "\n")
+		return st, fmt.Errorf("status of %s: %s: %.200s", addr, resp.Status, line)
+	}
+	if err := json.Unmarshal(body, &st); err != nil {
+		return st, fmt.Errorf("status of %s: not a weir node's answer: %w", addr, err)
+	}
+	return st, nil
+}
+
+// parseAddr splits an address into the base of its URLs and how to get there.
+func parseAddr(addr string) (base string, tr *http.Transport, err error) {
+	tr = &http.Transport{Proxy: nil} // a local node is never behind a proxy
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok && path != "" {
+		tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		return "http://weir", tr, nil
+	}
+	u, err := url.Parse(addr)
+	if err != nil || u.Scheme != "http" || u.Host == "" || (u.Path != "" && u.Path != "/") {
+		return "", nil, fmt.Errorf("address %q is neither unix:PATH nor http://HOST:PORT", addr)
+	}
+	return "http://" + u.Host, tr, nil
+}
