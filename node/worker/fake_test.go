@@ -1,0 +1,34 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"sync"
+
+	"weir/stream"
+)
+
+// fakeEmitter keeps what is emitted.
+type fakeEmitter struct {
+	mu   sync.Mutex
+	outs []stream.Out
+}
+
+func (f *fakeEmitter) Emit(_ context.Context, o stream.Out) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o.Body = bytes.Clone(o.Body)
+	f.outs = append(f.outs, o)
+	return nil
+}
+
+func (f *fakeEmitter) EmitBatch(ctx context.Context, os []stream.Out) error {
+	for _, o := range os {
+		if err := f.Emit(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeEmitter) Offer(o stream.Out) error { return f.Emit(context.Background(), o) }

@@ -1,0 +1,85 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"weir/stream"
+)
+
+// Exit codes by which a shell, env or nice says that there was nothing to run (POSIX, Exit
+// Status for Commands).
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// ExitError says how a program ended that was not to end so. It counts as an attempt.
+type ExitError struct {
+	Name   string         // of the program
+	Code   int            // its exit code; -1: a signal ended it
+	Signal syscall.Signal // that signal, or 0
+	Stderr string         // the last it wrote there, at most 4 KiB
+}
+
+func (e *ExitError) Error() string {
+	how := fmt.Sprintf("exit %d", e.Code)
+	switch {
+	case e.Code < 0:
+		how = "killed by " + unix.SignalName(e.Signal)
+	case e.Code == exitNotFound:
+		how += ", program not found"
+	case e.Code == exitNotExecutable:
+		how += ", program not executable"
+	}
+	if e.Stderr == "" {
+		return e.Name + ": " + how
+	}
+	return e.Name + ": " + how + ": " + e.Stderr
+}
+
+// verdict says what the end of a process means for its record: nil acks.
+func (p *program) verdict(ps *os.ProcessState, waitErr error, out *output, errs *tail) error {
+	if out.full {
+		return fmt.Errorf("%s: printed more than %d bytes for one record and was killed: raise record-max", p.name, p.outputMax-1)
+	}
+	code := ps.ExitCode()
+	if code < 0 || !p.ok[code] {
+		e := &ExitError{Name: p.name, Code: code, Stderr: errs.last()}
+		if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			e.Signal = ws.Signal()
+		}
+		if code == exitNotFound || code == exitNotExecutable {
+			return &stream.ConfigError{Err: e}
+		}
+		return e
+	}
+	if out.cut != nil {
+		return fmt.Errorf("%s: exited, but %v later something it started still held its standard output: send that one's elsewhere", p.name, p.grace)
+	}
+	var exit *exec.ExitError
+	if waitErr != nil && !errors.As(waitErr, &exit) && !errors.Is(waitErr, exec.ErrWaitDelay) {
+		return fmt.Errorf("run %s: %w", p.name, waitErr) // reading or writing a pipe
+	}
+	return nil
+}
+
+// startError says why no process came to be: a *stream.ConfigError where none ever will.
+func (p *program) startError(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOEXEC):
+		return &stream.ConfigError{Err: fmt.Errorf("run %s: %s is no program for this machine: has it a #! line?", p.name, p.path)}
+	case errors.Is(err, fs.ErrNotExist):
+		// The file was there: so it is its directory or its interpreter that is not.
+		return &stream.ConfigError{Err: fmt.Errorf("run %s: %w: the program, the interpreter in its #! line or its directory is gone", p.name, err)}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.E2BIG):
+		return &stream.ConfigError{Err: fmt.Errorf("run %s: %w", p.name, err)}
+	}
+	return fmt.Errorf("run %s: %w", p.name, err) // no memory, no process left: for a while
+}

@@ -1,0 +1,257 @@
+// Package worker runs programs as handlers: one process for each record.
+//
+// The record's body and a final newline are the program's standard input; what it prints,
+// less one final newline, is the record handed on; printing nothing hands on nothing. Exit 0
+// acks. A record is one line or a block of whole lines, so any filter that treats each line
+// alone is a worker, and a large input costs few processes.
+//
+//	Record ──stdin──> program ──stdout──> Emit
+//	                     └──────stderr──> log, and the last of it in the error
+//
+// The package never retries and never reads meaning into stderr. It starts no goroutine of
+// its own: those of os/exec (one for each of stdin, stdout, stderr and the context) have
+// returned when Handle returns. What a program leaves running in its own process group
+// is killed when its run is cancelled, and when it holds the program's standard output.
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"weir/stream"
+)
+
+// Config says which program runs, and how. Exactly one of Exec and Sh is set.
+type Config struct {
+	Exec []string // program and arguments, run as they are
+	Sh   string   // a command for /bin/sh -c
+
+	// Dir is where the program runs, and what a program's name with a slash is relative to.
+	// "" is the node's own directory.
+	Dir string
+
+	Procs     int   // processes at once; 0 = one per CPU
+	OK        []int // exit codes that ack, besides 0
+	RecordMax int   // bytes a program may print for one record; 0 = stream.RecordBytesMax
+
+	Pipeline, Role, Node string // told to the program and to the log
+
+	Log *slog.Logger // nil = discard
+}
+
+// Validate returns the first error, with the field's name.
+func (c Config) Validate() error {
+	switch {
+	case len(c.Exec) == 0 && c.Sh == "":
+		return errors.New("Exec and Sh: one of them must name a program")
+	case len(c.Exec) > 0 && c.Sh != "":
+		return errors.New("Exec and Sh: only one of them may be set")
+	case len(c.Exec) > 0 && c.Exec[0] == "":
+		return errors.New("Exec: the program's name is empty")
+	case c.Procs < 0:
+		return fmt.Errorf("Procs: %d is negative", c.Procs)
+	case c.RecordMax < 0:
+		return fmt.Errorf("RecordMax: %d is negative", c.RecordMax)
+	}
+	for _, code := range c.OK {
+		if code < 0 || code > exitMax {
+			return fmt.Errorf("OK: %d is no exit code: 0 to %d", code, exitMax)
+		}
+	}
+	return nil
+}
+
+// exitMax is the highest exit code there is (wait(2): the low 8 bits).
+const exitMax = 255
+
+// niceness is how far a program steps back behind the nodes of its machine (nice(2)): a
+// busy program must not delay a heartbeat (DESIGN 5).
+const niceness = 5
+
+// grace is how long a program may go on after SIGTERM, and how long what it left behind may
+// hold its standard output after it exited: a shell needs milliseconds, a person waits.
+const grace = 2 * time.Second
+
+// program is a handler. All its fields but the pools are constant.
+type program struct {
+	name      string // for errors: argv[0] without its directories
+	path      string // the file to run, absolute
+	argv      []string
+	dir       string
+	env       []string // capacity cut to length: appending copies
+	ok        [exitMax + 1]bool
+	outputMax int // bytes, the final newline included
+	grace     time.Duration
+	stderr    *limiter
+	slots     chan struct{} // one for each process at once
+
+	outputs sync.Pool // of *output
+	tails   sync.Pool // of *tail
+}
+
+// New looks the program up and returns a handler that runs it. A program that is not there or
+// not executable is a *stream.ConfigError.
+func New(cfg Config) (stream.Handler, error) {
+	p, err := newProgram(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return stream.Each(p.handle), nil
+}
+
+func newProgram(cfg Config) (*program, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	p := &program{argv: cfg.Exec, dir: cfg.Dir, grace: grace, outputMax: stream.RecordBytesMax + 1}
+	if cfg.Sh != "" {
+		p.argv = []string{"/bin/sh", "-c", cfg.Sh}
+	}
+	p.name = filepath.Base(p.argv[0])
+	var err error
+	if p.path, err = lookUp(p.argv[0], cfg.Dir); err != nil {
+		return nil, &stream.ConfigError{Err: err}
+	}
+	p.env = environ(cfg)
+	p.ok[0] = true
+	for _, code := range cfg.OK {
+		p.ok[code] = true
+	}
+	if cfg.RecordMax > 0 {
+		p.outputMax = cfg.RecordMax + 1
+	}
+	log := cfg.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p.stderr = &limiter{log: log.With("role", cfg.Role)}
+	procs := cfg.Procs
+	if procs == 0 {
+		procs = runtime.NumCPU()
+	}
+	p.slots = make(chan struct{}, procs)
+	p.outputs.New = func() any { return new(output) }
+	p.tails.New = func() any { return new(tail) }
+	return p, nil
+}
+
+// lookUp finds the file to run. A name with a slash is relative to dir, any other is looked
+// for on PATH.
+func lookUp(name, dir string) (string, error) {
+	file := name
+	if strings.Contains(name, "/") {
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(dir, file)
+		}
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return "", fmt.Errorf("run %s: %w", name, err)
+		}
+		file = abs
+	}
+	path, err := exec.LookPath(file)
+	switch {
+	case err == nil:
+		return path, nil
+	case errors.Is(err, exec.ErrNotFound):
+		return "", fmt.Errorf("run %s: no program of that name on PATH", name)
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("run %s: there is no file %s", name, file)
+	case errors.Is(err, syscall.EISDIR):
+		return "", fmt.Errorf("run %s: %s is a directory", name, file)
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("run %s: %s is not executable: chmod +x it", name, file)
+	}
+	return "", fmt.Errorf("run %s: %w", name, err)
+}
+
+// environ is what every process is given: ours, less the cluster's secret.
+func environ(cfg Config) []string {
+	env := make([]string, 0, len(os.Environ())+5)
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "WEIR_SECRET=") {
+			env = append(env, kv)
+		}
+	}
+	env = append(env,
+		"WEIR_PIPELINE="+cfg.Pipeline,
+		"WEIR_ROLE="+cfg.Role,
+		"WEIR_NODE="+cfg.Node,
+		"PYTHONUNBUFFERED=1", // else python holds back what it prints before a crash
+	)
+	return env[:len(env):len(env)]
+}
+
+// handle runs the program for one record.
+func (p *program) handle(ctx context.Context, r stream.Record, em stream.Emitter) error {
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	out := p.outputs.Get().(*output)
+	err := p.run(ctx, r, out)
+	<-p.slots // Emit may block: another process may run meanwhile
+	if err == nil && len(out.buf) > 0 {
+		body := bytes.TrimSuffix(out.buf, newline)
+		err = em.Emit(ctx, stream.Out{Body: body, Key: r.Key, Header: r.Header})
+	}
+	if out.reset() {
+		p.outputs.Put(out)
+	}
+	return err
+}
+
+// run runs one process to its end and leaves what it printed in out.
+func (p *program) run(ctx context.Context, r stream.Record, out *output) error {
+	errs := p.tails.Get().(*tail)
+	defer p.tails.Put(errs)
+	errs.begin(p.stderr)
+
+	cmd := exec.CommandContext(ctx, p.path)
+	cmd.Args = p.argv
+	cmd.Dir = p.dir
+	cmd.Env = append(p.env, "WEIR_ATTEMPT="+strconv.Itoa(r.Attempt))
+	cmd.Stdin = &input{body: r.Body}
+	cmd.Stdout = out
+	cmd.Stderr = errs
+	group := func(sig syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, sig) }
+	cmd.Cancel = func() error { return group(syscall.SIGTERM) }
+	cmd.WaitDelay = p.grace
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true,
+		// The signal is sent when the thread that forked ends, not the process. Threads of
+		// Go end only with a goroutine that locked itself to one and returned so; nobody
+		// locks here.
+		Pdeathsig: syscall.SIGKILL,
+	}
+	out.begin(p.outputMax, func() { _ = group(syscall.SIGKILL) })
+
+	if err := cmd.Start(); err != nil {
+		return p.startError(err)
+	}
+	// By group, as the program may have forked already. A refusal leaves it at our niceness.
+	_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, niceness)
+	err := cmd.Wait()
+	errs.end()
+	if ctx.Err() != nil || errors.Is(err, exec.ErrWaitDelay) {
+		_ = group(syscall.SIGKILL) // what the program left behind; its group keeps the number taken
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("run %s: %w", p.name, context.Cause(ctx))
+	}
+	return p.verdict(cmd.ProcessState, err, out, errs)
+}
