@@ -1,0 +1,190 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"weir/topology"
+)
+
+// Heartbeats: a byte there and back on the control connection. A dead peer is noticed after 1.0
+// to 1.2 s; a false alarm costs a redelivery, so a loop that ran late itself starts anew.
+const (
+	beatEvery     = 200 * time.Millisecond
+	beatMissesMax = 5
+	beatLate      = 2 * beatEvery // between two looks: we slept, not the peer
+)
+
+// pulse judges heartbeats. It is pure.
+type pulse struct {
+	last   time.Time // of the last look
+	misses int
+}
+
+// look takes whether the peer was heard since the last look, and says whether it is dead.
+func (p *pulse) look(now time.Time, heard bool) bool {
+	late := now.Sub(p.last) >= beatLate
+	p.last = now
+	p.misses++
+	if heard || late { // late: answers may lie unread in our own socket
+		p.misses = 0
+	}
+	return p.misses >= beatMissesMax
+}
+
+// Beat exchanges heartbeats with a node and blocks while it answers: ErrDead after 5 misses of
+// 200 ms, at once if it said that it stops or is found to have started anew. It then closes our
+// connections to that start of the node, so that streams that wait for it fail now and not after
+// the idle timeout. nil when ctx is done.
+func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
+	if id == m.cfg.ID {
+		<-ctx.Done()
+		return nil
+	}
+	s, err := m.open(ctx, id, addr, KindBeat)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("beat %s: %w: %w", subject(id, addr), ErrDead, err)
+	}
+	boot := s.c.peer.Boot
+	err = m.watch(ctx, s)
+	if err == nil || errors.Is(err, ErrClosed) {
+		return err
+	}
+	for _, c := range m.table.of(id, boot) {
+		c.close(codeDead, "heartbeats were missed")
+	}
+	return fmt.Errorf("beat %s: %w", subject(id, addr), err)
+}
+
+// watch looks at the pulse of the peer of s until it is dead or ctx is done.
+func (m *Mux) watch(ctx context.Context, s *stream) error {
+	b := beater{m: m, s: s, ask: make(chan struct{}, 1), heard: make(chan struct{}, 1), lost: make(chan error, 1)}
+	inner, cancel := context.WithCancel(ctx)
+	var joined sync.WaitGroup
+	joined.Go(func() { b.run(inner) }) // ends with inner
+	defer joined.Wait()
+	defer cancel()
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	p := pulse{last: time.Now()}
+	for {
+		flag(b.ask)
+		select {
+		case <-tick.C:
+		case err := <-b.lost:
+			return err
+		case <-m.done:
+			return ErrClosed
+		case <-ctx.Done():
+			return nil
+		}
+		heard := false
+		select {
+		case <-b.heard:
+			heard = true
+		default:
+		}
+		if p.look(time.Now(), heard) {
+			return fmt.Errorf("%w: %d heartbeats without an answer", ErrDead, beatMissesMax)
+		}
+	}
+}
+
+// beater sends a beat when asked and flags the answer. It goes on over another stream if its own
+// breaks, because a connection may lose its place while the peer lives.
+type beater struct {
+	m          *Mux
+	s          *stream
+	ask, heard chan struct{} // flags
+	lost       chan error    // the peer is dead; at most one
+}
+
+func (b *beater) run(ctx context.Context) {
+	boot := b.s.c.peer.Boot
+	for {
+		err := b.exchange(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if left(err) {
+			b.lost <- fmt.Errorf("%w: it stopped", ErrDead)
+			return
+		}
+		if !b.reopen(ctx) {
+			return
+		}
+		if b.s.c.peer.Boot != boot {
+			_ = b.s.Close()
+			b.lost <- fmt.Errorf("%w: it has started anew", ErrDead)
+			return
+		}
+	}
+}
+
+// exchange sends and hears beats until the stream breaks or ctx is done, and closes the stream.
+func (b *beater) exchange(ctx context.Context) error {
+	defer b.s.Close()
+	stop := context.AfterFunc(ctx, b.s.Reset)
+	defer stop()
+	var one [1]byte
+	for {
+		select {
+		case <-b.ask:
+		case <-b.s.c.q.Context().Done():
+			return context.Cause(b.s.c.q.Context())
+		case <-ctx.Done():
+			return nil
+		}
+		if _, err := b.s.Write(one[:]); err != nil {
+			return err
+		}
+		if _, err := b.s.Read(one[:]); err != nil {
+			return err
+		}
+		flag(b.heard)
+	}
+}
+
+// reopen opens another stream to the same node, as often as it is asked; false when ctx is done.
+func (b *beater) reopen(ctx context.Context) bool {
+	for {
+		s, err := b.m.open(ctx, b.s.c.peer.ID, b.s.c.peer.Addr, KindBeat)
+		if err == nil {
+			b.s = s
+			return true
+		}
+		select {
+		case <-b.ask:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// flag raises a flag that may be up already.
+func flag(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// echo answers heartbeats.
+func echo(_ context.Context, _ Peer, c net.Conn) {
+	var one [1]byte
+	for {
+		if _, err := c.Read(one[:]); err != nil {
+			return
+		}
+		if _, err := c.Write(one[:]); err != nil {
+			return
+		}
+	}
+}

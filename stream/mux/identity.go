@@ -1,0 +1,144 @@
+package mux
+
+import (
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"weir/topology"
+)
+
+// Sizes in bytes.
+const (
+	secretBytes  = 32 // DESIGN 4
+	clusterBytes = 8  // names a cluster to people and in HELLO: short enough to type, it guards nothing
+)
+
+// serverName is the one name in every certificate: who a node is stands in the common name.
+const serverName = "weir"
+
+// keys are what derives from the cluster's secret. Each has a label of its own (RFC 5869, info),
+// so that none says anything about another.
+type keys struct {
+	cluster [clusterBytes]byte
+	ca      ed25519.PrivateKey
+	reset   quic.StatelessResetKey // also of the node id: stable over restarts, so that a peer of a restarted node hears it at once
+}
+
+func deriveKeys(secret []byte, id topology.NodeID) (keys, error) {
+	var k keys
+	derive := func(info string, n int) ([]byte, error) {
+		return hkdf.Key(sha256.New, secret, nil, info, n)
+	}
+	cluster, err := derive("weir cluster id", clusterBytes)
+	if err != nil {
+		return k, err
+	}
+	seed, err := derive("weir certificate authority", ed25519.SeedSize)
+	if err != nil {
+		return k, err
+	}
+	reset, err := derive("weir stateless reset "+string(id), len(k.reset))
+	if err != nil {
+		return k, err
+	}
+	copy(k.cluster[:], cluster)
+	copy(k.reset[:], reset)
+	k.ca = ed25519.NewKeyFromSeed(seed)
+	return k, nil
+}
+
+// validity is that of every certificate. It is wide because certificates live no longer than
+// their process and membership ends with the secret, not with a date: a clock that is an hour or
+// ten years wrong must not stop the flow, and a simulation begins in 2000.
+func validity() (from, to time.Time) {
+	return time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// mint makes a node's key and certificate, and the pool that verifies those of its peers: every
+// node makes the same authority from the secret.
+func mint(ca ed25519.PrivateKey, id topology.NodeID) (tls.Certificate, *x509.CertPool, error) {
+	from, to := validity()
+	authority := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "weir cluster"},
+		NotBefore:             from,
+		NotAfter:              to,
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, ca.Public(), ca)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	if authority, err = x509.ParseCertificate(der); err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	leaf := &x509.Certificate{ // its serial number is drawn at random
+		Subject:     pkix.Name{CommonName: string(id)},
+		DNSNames:    []string{serverName},
+		NotBefore:   from,
+		NotAfter:    to,
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if der, err = x509.CreateCertificate(rand.Reader, leaf, authority, public, ca); err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(authority)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, pool, nil
+}
+
+func clientTLS(cert tls.Certificate, pool *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{cert},
+		RootCAs:      pool,
+		ServerName:   serverName,
+	}
+}
+
+func serverTLS(cert tls.Certificate, pool *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{cert},
+		ClientCAs:              pool,
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		NextProtos:             []string{classCtl.alpn(), classData.alpn()},
+		SessionTicketsDisabled: true, // a resumed session would skip the client's certificate
+	}
+}
+
+// whose is the node id and the key in the certificate the peer has shown.
+func whose(state tls.ConnectionState) (topology.NodeID, ed25519.PublicKey, error) {
+	if len(state.PeerCertificates) == 0 {
+		return "", nil, errors.New("the peer has shown no certificate")
+	}
+	leaf := state.PeerCertificates[0]
+	public, ok := leaf.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return "", nil, errors.New("the key in the peer's certificate is not ed25519")
+	}
+	return topology.NodeID(leaf.Subject.CommonName), public, nil
+}
+
+// ours reports whether a certificate's key is our own: then the peer is ourselves.
+func (m *Mux) ours(public ed25519.PublicKey) bool {
+	private, ok := m.client.Certificates[0].PrivateKey.(ed25519.PrivateKey)
+	return ok && public.Equal(private.Public())
+}
