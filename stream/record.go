@@ -72,8 +72,7 @@ type Reader interface {
 }
 
 // Sink is where records end. Write is called by one goroutine at a time, with records of one
-// source; nil means that the records, and seen with them, survive a power cut. Where a record
-// alone cannot be written, return a *RecordError.
+// source; nil means that the records, and seen with them, survive a power cut.
 type Sink interface {
 	Load(ctx context.Context, source uint64) (seen []byte, err error)
 	Write(ctx context.Context, rs []Record, seen []byte) error
@@ -84,6 +83,7 @@ type Sink interface {
 var (
 	ErrBusy   = errors.New("no credit downstream: try again later")
 	ErrClosed = errors.New("the emitter is closed: its handler has returned")
+	ErrNoEdge = errors.New("no edge starts at this port")
 )
 
 // ConfigError says that a role can never work as configured (a program that is not there or

@@ -1,0 +1,402 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"weir/stream/wire"
+	"weir/topology"
+)
+
+// CapacityDefault is the records that a role works on at once unless told otherwise: the
+// number that a seed of ours, missinglink/pipeline, had (SEEDS 1.7).
+const CapacityDefault = 50
+
+const (
+	// batchRecordsMax is the most records of one hand-over to a handler.
+	batchRecordsMax = 256
+	// sinkRecordsMax and sinkBytesMax bound one Write of a sink: enough to pay for its fsync.
+	sinkRecordsMax = 4096
+	sinkBytesMax   = 4 << 20
+)
+
+// InletConfig says who handles a role's records. Handler and Budget are needed.
+type InletConfig struct {
+	Role      string
+	Handler   Handler
+	Capacity  int     // 0 = CapacityDefault
+	Outlet    *Outlet // nil: a sink
+	Budget    *Budget
+	RecordMax int // bytes of a body; 0 = RecordBytesMax
+	// Serial gives the handler one batch at a time, of one source and as large as there is:
+	// for sinks.
+	Serial bool
+	// OnMark is told of each newer low-water mark; it must not block.
+	OnMark func(wire.Mark)
+	Log    *slog.Logger
+}
+
+// Inlet is all links to one role on one node, and the goroutines that handle their records.
+// Serve may be called concurrently.
+type Inlet struct {
+	cfg InletConfig
+
+	mu      sync.Mutex
+	work    sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
+	more    sync.Cond // for Run: another handling goroutine would help, or closed
+	queue   []*block  // at most one of each link
+	links   map[linkKey]*Receiver
+	credit  credit
+	busy    int // records that handlers have
+	idle    int // handling goroutines that wait
+	hands   int // handling goroutines
+	closed  bool
+	service time.Duration        // smoothed time of a handler per record
+	last    time.Duration        // of the last batch
+	marks   map[uint64]wire.Mark // the newest of each source
+	group   sync.WaitGroup
+}
+
+// linkKey is what generations of a link share.
+type linkKey struct {
+	edge topology.Edge
+	from topology.NodeID
+}
+
+// NewInlet makes an inlet without links.
+func NewInlet(cfg InletConfig) *Inlet {
+	if cfg.Capacity <= 0 {
+		cfg.Capacity = CapacityDefault
+	}
+	if cfg.RecordMax == 0 {
+		cfg.RecordMax = RecordBytesMax
+	}
+	in := &Inlet{
+		cfg:    cfg,
+		links:  make(map[linkKey]*Receiver),
+		marks:  make(map[uint64]wire.Mark),
+		credit: newCredit(cfg.Capacity),
+	}
+	if cfg.Serial {
+		in.credit = newCredit(sinkRecordsMax)
+	}
+	in.work.L, in.more.L = &in.mu, &in.mu
+	return in
+}
+
+// Run handles records until ctx is done; it returns when no handler runs any more.
+func (in *Inlet) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		in.closed = true
+		in.work.Broadcast()
+		in.more.Broadcast()
+	})
+	defer stop()
+	in.mu.Lock()
+	hands := in.cfg.Capacity
+	if in.cfg.Serial {
+		hands = 1
+	}
+	for in.wantHand(hands) {
+		in.hands++
+		in.group.Add(1)
+		go in.hand(ctx) // ended by closed
+	}
+	in.mu.Unlock()
+	in.group.Wait()
+	return context.Cause(ctx)
+}
+
+// wantHand waits, under mu, until another handling goroutine would help; false when closed.
+func (in *Inlet) wantHand(most int) bool {
+	for !in.closed && (in.hands >= most || in.idle > 0 || !in.long()) {
+		in.more.Wait()
+	}
+	return !in.closed
+}
+
+// long reports whether the queue is worth another goroutine.
+func (in *Inlet) long() bool {
+	left := 0
+	for _, bl := range in.queue {
+		left += bl.left
+	}
+	return left > 0 && (in.hands == 0 || in.last == 0 || time.Duration(left)*in.service > handleTarget)
+}
+
+// help wakes or wishes for one more handling goroutine where that pays.
+func (in *Inlet) help() {
+	switch {
+	case !in.long():
+	case in.idle > 0:
+		in.work.Signal()
+	default:
+		in.more.Signal()
+	}
+}
+
+// hand takes records and gives them to the handler, over and over.
+func (in *Inlet) hand(ctx context.Context) {
+	defer in.group.Done()
+	b := Batch{outlet: in.cfg.Outlet}
+	for in.take(&b) {
+		for i := range b.Records {
+			r := &b.Records[i]
+			r.ID.Sum = xxh3.Hash(r.Body)
+		}
+		start := time.Now()
+		err := in.handle(ctx, &b)
+		if err == nil {
+			err = b.flush(ctx)
+		}
+		in.finish(ctx, &b, err, time.Since(start))
+	}
+}
+
+// handle calls the handler; a panic is its error.
+func (in *Inlet) handle(ctx context.Context, b *Batch) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			in.cfg.Log.Error("handler panicked", "role", in.cfg.Role, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("the handler panicked: %v", p)
+		}
+	}()
+	return in.cfg.Handler.Handle(ctx, b)
+}
+
+// take waits for records and puts up to a hand-over's worth into b; false when closed.
+func (in *Inlet) take(b *Batch) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.idle++
+	for !in.closed && (len(in.queue) == 0 || in.busy >= in.cfg.Capacity && !in.cfg.Serial) {
+		if len(in.queue) == 0 {
+			in.starved()
+		}
+		in.work.Wait()
+	}
+	in.idle--
+	if in.closed {
+		return false
+	}
+	now := time.Now()
+	b.reset()
+	records, bytes := in.portion()
+	for len(in.queue) > 0 && len(b.Records) < records && b.bytes < bytes {
+		if !in.takeFrom(in.queue[0], b, records, bytes, now) {
+			break
+		}
+	}
+	in.busy += len(b.Records)
+	in.help()
+	return true
+}
+
+// portion is how much one hand-over may take: what a handler does in handleTarget.
+func (in *Inlet) portion() (records, bytes int) {
+	if in.cfg.Serial {
+		return sinkRecordsMax, sinkBytesMax
+	}
+	n := batchRecordsMax
+	if in.service > 0 {
+		n = int(handleTarget / in.service)
+	} else if in.last == 0 {
+		n = 1 // nothing is known yet
+	}
+	return min(max(n, 1), batchRecordsMax, in.cfg.Capacity-in.busy), sinkBytesMax
+}
+
+// takeFrom moves records of a block into b; false when the rest of the block is for another
+// batch.
+func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time) bool {
+	taken := uint64(0)
+	more := true
+	for bl.left > 0 && len(b.Records) < records && b.bytes < bytes {
+		if err := bl.peek(); err != nil {
+			bl.r.fail(err)
+			bl.left = 0
+			break
+		}
+		if in.cfg.Serial && len(b.Records) > 0 && bl.rec.Source != b.Records[0].ID.Source {
+			more = false
+			break
+		}
+		b.add(bl)
+		taken++
+	}
+	r := bl.r
+	if taken > 0 {
+		r.limit = in.credit.take(r.taken, r.limit, taken)
+		r.taken += taken
+		r.grant()
+		b.blocks = append(b.blocks, bl)
+		bl.refs.Add(1)
+		in.credit.waited(now.Sub(bl.at), in.last, now)
+	}
+	if bl.left == 0 {
+		in.queue = append(in.queue[:0], in.queue[1:]...)
+		bl.release(in.cfg.Budget)
+		r.room <- struct{}{} // a flag, empty: the reader waits for it before its next block
+	}
+	return more
+}
+
+// starved grants more when a sender spent its credit and nothing is left to do here.
+func (in *Inlet) starved() {
+	for _, r := range in.links {
+		if r.next < r.limit {
+			continue
+		}
+		if !in.credit.starved() {
+			return
+		}
+		for _, r := range in.links {
+			r.limit = in.credit.grant(r.taken, r.limit)
+			r.grant()
+		}
+		return
+	}
+}
+
+// finish acks or nacks what a handler had.
+func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Duration) {
+	b.close(err)
+	done := ackBatch{slabs: &in.cfg.Budget.slabs}
+	for i, t := range b.trees {
+		reason := b.emitters[i].nack
+		r, seq := t.owner.(*Receiver), t.seq
+		t.nacked = reason != nil
+		if t.nacked && ctx.Err() == nil {
+			r.nack(seq, reason)
+		}
+		if !done.done(t) && reason == nil {
+			r.handled(seq)
+		}
+	}
+	done.flush()
+	for _, bl := range b.blocks {
+		bl.release(in.cfg.Budget)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := len(b.Records)
+	in.busy -= n
+	in.last = took
+	per := took / time.Duration(max(n, 1))
+	in.service += (per - in.service) / 4
+	if per > in.service { // slower than thought: believe it at once
+		in.service = per
+	}
+	in.work.Signal()
+}
+
+// Serve runs a link that a sender opened with hello: it accepts it, unless a newer generation
+// is there, and reads until ctx is done or the link ends. It closes conn.
+func (in *Inlet) Serve(ctx context.Context, l *Incoming, from topology.NodeID) error {
+	defer l.conn.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	r := newReceiver(in, l, from, stop)
+	older, err := in.open(r)
+	if err != nil {
+		return errors.Join(err, l.Refuse(wire.CodeRefused, err.Error()))
+	}
+	defer in.close(r)
+	if older != nil {
+		older.fail(errors.New("a newer generation of the link is here"))
+	}
+	return r.run(ctx)
+}
+
+func (in *Inlet) open(r *Receiver) (older *Receiver, err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	older = in.links[r.key]
+	if older != nil {
+		if h := older.hello; h.Boot > r.hello.Boot || h.Boot == r.hello.Boot && h.Generation >= r.hello.Generation {
+			return nil, fmt.Errorf("generation %d.%d of the link is not above %d.%d", r.hello.Boot, r.hello.Generation, h.Boot, h.Generation)
+		}
+		in.forget(older)
+	}
+	in.links[r.key] = r
+	r.limit = in.credit.open()
+	return older, nil
+}
+
+// forget takes a link out of the credit; its records in hand go on, their acks go nowhere.
+func (in *Inlet) forget(r *Receiver) {
+	if r.gone {
+		return
+	}
+	r.gone = true
+	in.credit.close(r.taken, r.limit)
+	for i, bl := range in.queue {
+		if bl.r == r {
+			in.queue = append(in.queue[:i], in.queue[i+1:]...)
+			bl.release(in.cfg.Budget)
+			break
+		}
+	}
+	if in.links[r.key] == r {
+		delete(in.links, r.key)
+	}
+}
+
+func (in *Inlet) close(r *Receiver) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.forget(r)
+}
+
+// enqueue offers a block to the handlers; false when its link was forgotten.
+func (in *Inlet) enqueue(bl *block) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if bl.r.gone {
+		return false
+	}
+	bl.r.next += uint64(bl.left)
+	in.queue = append(in.queue, bl)
+	if in.idle > 0 {
+		in.work.Signal()
+	} else {
+		in.help()
+	}
+	return true
+}
+
+// mark notes a low-water mark and passes it on when it is new.
+func (in *Inlet) mark(m wire.Mark) {
+	in.mu.Lock()
+	old, ok := in.marks[m.Source]
+	fresh := !ok || old.Gen != m.Gen || old.Next < m.Next
+	if fresh {
+		in.marks[m.Source] = m
+	}
+	in.mu.Unlock()
+	if !fresh {
+		return
+	}
+	if in.cfg.OnMark != nil {
+		in.cfg.OnMark(m)
+	}
+	if in.cfg.Outlet != nil {
+		in.cfg.Outlet.Mark(m)
+	}
+}
+
+// Links is the number of live links to the role.
+func (in *Inlet) Links() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.links)
+}

@@ -1,0 +1,301 @@
+package stream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weir/stream/wire"
+	"weir/topology"
+)
+
+// Incoming is a link that a sender opened and nobody has accepted yet.
+type Incoming struct {
+	wire.Hello
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// Accept reads the HELLO of a link on conn. The caller then checks it against its State and
+// calls Inlet.Serve or Refuse.
+func Accept(conn net.Conn) (*Incoming, error) {
+	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReaderSize(conn, readBytes)
+	t, body, err := readFrame(r, nil, 0)
+	if err != nil {
+		return nil, fmt.Errorf("wait for hello: %w", err)
+	}
+	if t != wire.TypeHello {
+		return nil, fmt.Errorf("frame of type %d instead of hello: %w", t, wire.ErrBad)
+	}
+	h, err := wire.ParseHello(body)
+	if err != nil {
+		return nil, fmt.Errorf("hello: %w", err)
+	}
+	l := &Incoming{h, conn, r}
+	if h.Min > wire.Version || h.Max < wire.Version {
+		text := fmt.Sprintf("this node speaks version %d of the link protocol, not %d to %d", wire.Version, h.Min, h.Max)
+		return nil, errors.Join(&Refused{wire.CodeVersion, text}, l.Refuse(wire.CodeVersion, text))
+	}
+	return l, nil
+}
+
+// Refuse answers HELLO-ERR and closes the link.
+func (l *Incoming) Refuse(code wire.Code, text string) error {
+	_, err := l.conn.Write(wire.HelloErr{Code: code, Text: text}.Append(nil))
+	return errors.Join(err, l.conn.Close())
+}
+
+// Edge is the edge that the link is of.
+func (l *Incoming) Edge() topology.Edge {
+	return topology.Edge{From: l.From, Port: l.Port, To: l.To}
+}
+
+// Receiver is the receiving end of a link: one goroutine reads batches, the next only when
+// all records of the one before are taken; another writes acks.
+type Receiver struct {
+	in    *Inlet
+	conn  net.Conn
+	br    *bufio.Reader
+	hello wire.Hello
+	key   linkKey
+	room  chan struct{} // a flag: the last block is all taken
+	wake  chan struct{} // a flag: there is something to ack
+	stop  context.CancelCauseFunc
+
+	// in.mu guards these; link seqs.
+	next  uint64 // read
+	taken uint64
+	limit uint64
+	gone  bool
+
+	mu          sync.Mutex // guards what the ack writer sends next
+	ack         wire.Ack
+	handledSeqs ranges
+	ackedSeqs   ranges
+	nacks       []wire.Nack
+}
+
+func newReceiver(in *Inlet, l *Incoming, from topology.NodeID, stop context.CancelCauseFunc) *Receiver {
+	return &Receiver{
+		in: in, conn: l.conn, br: l.r, hello: l.Hello, key: linkKey{l.Edge(), from}, stop: stop,
+		room: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+	}
+}
+
+func (r *Receiver) run(ctx context.Context) error {
+	r.in.mu.Lock()
+	ok := wire.HelloOK{Version: wire.Version, Limit: r.limit}
+	r.in.mu.Unlock()
+	if _, err := r.conn.Write(ok.Append(nil)); err != nil {
+		return fmt.Errorf("answer hello: %w", err)
+	}
+	if err := r.conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.read(ctx) })      // ended by ctx or the deadline
+	g.Go(func() error { return r.writeAcks(ctx) }) // likewise
+	g.Go(func() error { return unblock(ctx, r.conn) })
+	return g.Wait()
+}
+
+// fail ends the link. It may be called from any goroutine.
+func (r *Receiver) fail(err error) { r.stop(err) }
+
+// read reads frames until the link ends; a clean end is io.EOF.
+func (r *Receiver) read(ctx context.Context) error {
+	b := r.in.cfg.Budget
+	for {
+		head, err := r.br.Peek(wire.HeaderBytes)
+		if err != nil {
+			if len(head) > 0 && errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("read link: %w", err)
+		}
+		t, n, err := wire.Header(head, r.in.cfg.RecordMax)
+		if err != nil {
+			return err
+		}
+		c := b.chunks.get(wire.HeaderBytes + n)
+		c.buf = c.buf[:wire.HeaderBytes+n]
+		if _, err := io.ReadFull(r.br, c.buf); err != nil {
+			b.chunks.put(c)
+			return fmt.Errorf("read frame of %d bytes: %w", n, err)
+		}
+		if t == wire.TypeBatch {
+			err = r.readBatch(ctx, c)
+		} else {
+			err = r.control(t, c.buf[wire.HeaderBytes:])
+			b.chunks.put(c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Receiver) control(t wire.Type, body []byte) error {
+	switch {
+	case t == wire.TypeMark:
+		m, err := wire.ParseMark(body)
+		if err != nil {
+			return fmt.Errorf("mark: %w", err)
+		}
+		m.Position = slices.Clone(m.Position)
+		r.in.mark(m)
+	case !t.Skippable():
+		return fmt.Errorf("frame of type %d on the data direction: %w", t, wire.ErrBad)
+	}
+	return nil
+}
+
+// readBatch hands a batch to the inlet and waits until all of it is taken: what is read and
+// not taken is one batch, the rest stays with the sender.
+func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
+	batch, err := wire.ParseBatch(c.buf[wire.HeaderBytes:])
+	if err != nil {
+		return err
+	}
+	in := r.in
+	in.mu.Lock()
+	next, limit := r.next, r.limit
+	in.mu.Unlock()
+	if batch.First != next || batch.First+uint64(batch.Count) > limit {
+		return fmt.Errorf("batch of link seqs %d to %d where %d to %d may come: %w",
+			batch.First, batch.First+uint64(batch.Count), next, limit, wire.ErrBad)
+	}
+	bl := &block{r: r, c: c, batch: batch, left: batch.Count, at: time.Now(),
+		slab: in.cfg.Budget.slabs.get(batch.Count, r, batch.First)}
+	bl.refs.Store(1)
+	if !in.enqueue(bl) {
+		return errors.New("the link was replaced")
+	}
+	select {
+	case <-r.room:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// block is a batch that was read: its records are parts of its chunk's buffer, which is freed
+// when all have been handled.
+type block struct {
+	r     *Receiver
+	c     *chunk
+	slab  *slab
+	batch wire.Batch
+	left  int // records not taken
+	at    time.Time
+	refs  atomic.Int32 // the queue, and each hand-over that has records of it
+
+	rec    wire.Record // the next one, when peeked
+	peeked bool
+}
+
+// peek decodes the next record.
+func (bl *block) peek() error {
+	if bl.peeked {
+		return nil
+	}
+	bl.peeked = true
+	return bl.batch.Next(&bl.rec)
+}
+
+func (bl *block) release(b *Budget) {
+	if bl.refs.Add(-1) == 0 {
+		b.chunks.put(bl.c)
+	}
+}
+
+// grant has the ack writer send the link's taken and limit; the caller has the inlet's mu.
+func (r *Receiver) grant() {
+	r.mu.Lock()
+	r.ack.Taken, r.ack.Limit = r.taken, r.limit
+	r.mu.Unlock()
+	r.signal()
+}
+
+func (r *Receiver) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ackRange has the ack writer send that these are done with.
+func (r *Receiver) ackRange(lo, hi uint64) {
+	r.mu.Lock()
+	r.ackedSeqs.add(lo, hi)
+	r.mu.Unlock()
+	r.signal()
+}
+
+// handled has the ack writer send that the handler returned for this one.
+func (r *Receiver) handled(seq uint64) {
+	r.mu.Lock()
+	r.handledSeqs.add(seq, seq+1)
+	r.mu.Unlock()
+	r.signal()
+}
+
+// nack gives a record back to the sender.
+func (r *Receiver) nack(seq uint64, err error) {
+	n := wire.Nack{Seq: seq, Code: wire.CodeAttempt, Exit: exitCode(err), Reason: err.Error()}
+	var config *ConfigError
+	if errors.As(err, &config) {
+		n.Code = wire.CodeConfig
+	}
+	r.mu.Lock()
+	r.nacks = append(r.nacks, n)
+	r.mu.Unlock()
+	r.signal()
+}
+
+// writeAcks writes what there is to ack, as one write; while it blocks, more comes together.
+func (r *Receiver) writeAcks(ctx context.Context) error {
+	var frames []byte
+	for {
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		frames = r.frames(frames[:0])
+		if _, err := r.conn.Write(frames); err != nil {
+			return fmt.Errorf("write acks: %w", err)
+		}
+	}
+}
+
+// frames appends all that is to be told, as frames of at most RangesMax ranges.
+func (r *Receiver) frames(b []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.nacks {
+		b = n.Append(b)
+	}
+	handled, acked := r.handledSeqs, r.ackedSeqs
+	for first := true; first || len(handled)+len(acked) > 0; first = false {
+		a := r.ack
+		n, m := min(len(handled), wire.RangesMax/2), min(len(acked), wire.RangesMax/2)
+		a.Handled, a.Acked = handled[:n], acked[:m]
+		b = a.Append(b)
+		handled, acked = handled[n:], acked[m:]
+	}
+	r.nacks, r.handledSeqs, r.ackedSeqs = r.nacks[:0], r.handledSeqs[:0], r.ackedSeqs[:0]
+	return b
+}

@@ -1,0 +1,271 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weir/stream/wire"
+)
+
+const (
+	// sourceSpan is the most records from a source's low-water mark to its newest one, so that
+	// one stuck record does not stop the tap at once.
+	sourceSpan = 1 << 20
+	// markEvery is how often a source's low-water mark travels: within 10 ms on an idle link,
+	// with the time of its hops.
+	markEvery = 5 * time.Millisecond
+	// markBytesMax is the most a tap's position may hold, in bytes.
+	markBytesMax = 4 << 10
+	// rootsPerSlab is how many roots share one allocation.
+	rootsPerSlab = 256
+)
+
+// SourceConfig says what a source reads and where its records go. All fields are needed.
+type SourceConfig struct {
+	ID, Gen   uint64
+	Partition string
+	Reader    Reader
+	Outlet    *Outlet
+	Budget    *Budget
+}
+
+// Source reads one partition of a tap into an outlet and knows how far it is acked without a
+// gap.
+type Source struct {
+	cfg SourceConfig
+
+	mu    sync.Mutex
+	roots roots
+	acked uint64
+	lines uint64
+	done  bool
+	room  chan struct{} // a flag: the low-water mark rose
+	moved chan struct{} // a flag: the same, for the marks
+}
+
+// roots is the un-acked records of a source: a ring from the low-water mark on. Its fields
+// are guarded by the source's mu.
+type roots struct {
+	low, next uint64
+	ring      []root
+	position  Mark // of the record before low
+}
+
+type root struct {
+	mark  Mark
+	acked bool
+}
+
+func (r *roots) at(seq uint64) *root { return &r.ring[seq&uint64(len(r.ring)-1)] }
+
+// add gives a record the next seq.
+func (r *roots) add(mark Mark) uint64 {
+	if r.next-r.low == uint64(len(r.ring)) {
+		ring := make([]root, max(1024, 2*len(r.ring)))
+		for seq := r.low; seq < r.next; seq++ {
+			ring[seq&uint64(len(ring)-1)] = *r.at(seq)
+		}
+		r.ring = ring
+	}
+	seq := r.next
+	*r.at(seq) = root{mark: mark}
+	r.next++
+	return seq
+}
+
+// ack marks seqs as acked and reports whether the low-water mark rose.
+func (r *roots) ack(lo, hi uint64) (rose bool) {
+	for seq := lo; seq < hi; seq++ {
+		r.at(seq).acked = true
+	}
+	for r.low < r.next && r.at(r.low).acked {
+		r.position = r.at(r.low).mark
+		*r.at(r.low) = root{}
+		r.low++
+		rose = true
+	}
+	return rose
+}
+
+// NewSource makes a source; it reads nothing before Run.
+func NewSource(cfg SourceConfig) *Source {
+	return &Source{cfg: cfg, room: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
+}
+
+// Run reads until the reader ends and all records are acked (nil), the reader fails, or ctx
+// is done.
+func (s *Source) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	finished := make(chan struct{})
+	g.Go(func() error {
+		defer close(finished)
+		if err := s.read(ctx); err != nil {
+			return err
+		}
+		if err := s.waitBelow(ctx, 0); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.done = true
+		s.mu.Unlock()
+		return nil
+	})
+	g.Go(func() error { // ended by finished or ctx
+		s.sendMarks(ctx, finished)
+		return nil
+	})
+	return g.Wait()
+}
+
+// read numbers what the reader returns and emits it.
+func (s *Source) read(ctx context.Context) error {
+	path := s.cfg.Outlet.path | 1 // a root is its parent's only output
+	var sl *slab
+	var marks []byte // positions are copied into it, many to one allocation
+	for used := rootsPerSlab; ; used++ {
+		out, mark, err := s.cfg.Reader.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			s.abandon(sl, used)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", s.cfg.Partition, err)
+		}
+		if len(mark) > markBytesMax {
+			return fmt.Errorf("read %s: a position of %d bytes: at most %d", s.cfg.Partition, len(mark), markBytesMax)
+		}
+		if err := s.cfg.Outlet.check(&out); err != nil {
+			return fmt.Errorf("read %s: %w", s.cfg.Partition, err)
+		}
+		if err := s.waitBelow(ctx, sourceSpan-1); err != nil {
+			return err
+		}
+		if len(marks)+len(mark) > cap(marks) {
+			marks = make([]byte, 0, 16<<10)
+		}
+		marks = append(marks, mark...)
+		seq := s.number(marks[len(marks)-len(mark):], &out)
+		if used == rootsPerSlab {
+			sl, used = s.cfg.Budget.slabs.get(rootsPerSlab, s, seq), 0
+		}
+		items := [1]item{{
+			rec: wire.Record{
+				Source: s.cfg.ID, Gen: s.cfg.Gen, Seq: seq, Path: path,
+				Attempt: 1, Key: out.Key, Body: out.Body, Header: out.Header,
+			},
+			port: out.Port,
+			t:    &sl.trees[used],
+		}}
+		if err := s.cfg.Outlet.emit(ctx, items[:]); err != nil {
+			return err
+		}
+		done := ackBatch{slabs: &s.cfg.Budget.slabs}
+		done.done(items[0].t) // the handler's part of the count
+		done.flush()
+	}
+}
+
+// abandon counts the trees of a slab that are not needed as done.
+func (s *Source) abandon(sl *slab, used int) {
+	if left := rootsPerSlab - used; left > 0 && sl.live.Add(int32(-left)) == 0 {
+		s.cfg.Budget.slabs.put(sl)
+	}
+}
+
+func (s *Source) number(mark Mark, out *Out) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines += Lines(out.Body)
+	return s.roots.add(mark)
+}
+
+// Lines is the number of lines of a body: blocks have no final newline.
+func Lines(body []byte) uint64 { return uint64(bytes.Count(body, []byte{'\n'})) + 1 }
+
+// waitBelow waits until at most n records from the low-water mark on are there.
+func (s *Source) waitBelow(ctx context.Context, n uint64) error {
+	for {
+		s.mu.Lock()
+		there := s.roots.next - s.roots.low
+		s.mu.Unlock()
+		if there <= n {
+			return nil
+		}
+		select {
+		case <-s.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ackRange is told by the tree that these roots are acked end to end.
+func (s *Source) ackRange(lo, hi uint64) {
+	s.mu.Lock()
+	marks := make([]Mark, 0, 16)
+	for seq := lo; seq < hi; seq++ {
+		marks = append(marks, s.roots.at(seq).mark)
+	}
+	s.acked += hi - lo
+	rose := s.roots.ack(lo, hi)
+	s.mu.Unlock()
+	for _, m := range marks {
+		s.cfg.Reader.Done(m, nil)
+	}
+	if !rose {
+		return
+	}
+	for _, flag := range []chan struct{}{s.room, s.moved} {
+		select {
+		case flag <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// sendMarks sends the low-water mark when it rose, at most once in markEvery.
+func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-s.moved:
+		case <-finished:
+			return
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		m := wire.Mark{Source: s.cfg.ID, Gen: s.cfg.Gen, Next: s.roots.low, Position: s.roots.position}
+		s.mu.Unlock()
+		s.cfg.Outlet.Mark(m)
+		pause.Reset(markEvery)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// SourceStats is what a source counts.
+type SourceStats struct {
+	Partition   string
+	Read, Acked uint64 // records
+	Lines       uint64
+	Done        bool // ended, and all of it acked
+}
+
+// Stats returns the counts.
+func (s *Source) Stats() SourceStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return SourceStats{s.cfg.Partition, s.roots.next, s.acked, s.lines, s.done}
+}
