@@ -120,6 +120,17 @@ func TestComputeForSelfLink(t *testing.T) {
 	}
 }
 
+// 256 pairs of nodes are still all joined; one node more and each picks.
+func TestMeshLimit(t *testing.T) {
+	ps := []topology.Pipeline{pipeline(t, "p", "a -> b")}
+	for _, c := range []struct{ a, b, most int }{{16, 16, 256}, {1, 256, 256}, {1, 257, 257}, {16, 17, 16*17 - 1}} {
+		all := computeAll(t, ps, append(nodes("a", c.a, "a"), nodes("b", c.b, "b")...))
+		if len(all) > c.most || c.a*c.b <= meshMax && len(all) != c.a*c.b {
+			t.Errorf("%d x %d nodes have %d links, want at most %d", c.a, c.b, len(all), c.most)
+		}
+	}
+}
+
 // rosters draws two sides of an edge a -> b, now and then with nodes of both.
 func rosters(t *rapid.T) []topology.Node {
 	roster := nodes("a", rapid.IntRange(0, 40).Draw(t, "a"), "a")

@@ -1,0 +1,80 @@
+package spec
+
+// Pure: what a file may say and had better not.
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Severity says whether a pipeline may run in spite of a Problem.
+type Severity string
+
+// The severities.
+const (
+	SeverityError   Severity = "error"   // it must not run
+	SeverityWarning Severity = "warning" // it may do what nobody expects
+)
+
+// Problem is something in a File that reads well and works badly.
+type Problem struct {
+	Severity Severity
+	Role     string
+	Text     string // one sentence, which names the role
+}
+
+func (p Problem) String() string { return string(p.Severity) + ": " + p.Text }
+
+// Lint returns the problems, sorted by role.
+func (f *File) Lint() []Problem {
+	var ps []Problem
+	writers := make(map[string]string) // path of a sink -> role
+	stdin := ""
+	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
+		r := f.Roles[name]
+		add := func(s Severity, format string, args ...any) {
+			ps = append(ps, Problem{s, name, fmt.Sprintf("role %s ", name) + fmt.Sprintf(format, args...)})
+		}
+		switch {
+		case r.Tap != nil:
+			if r.Nodes > 1 {
+				add(SeverityError, "is a tap with %d nodes, and each would read everything: set nodes: 1", r.Nodes)
+			}
+			if r.Tap.Stdin && stdin != "" {
+				add(SeverityError, "reads stdin, and so does role %s: only one can", stdin)
+			}
+			if r.Tap.Stdin {
+				stdin = name
+			}
+		case r.Sink != nil && r.Sink.File != "":
+			if r.Nodes > 1 && !strings.Contains(r.Sink.File, "{node}") {
+				add(SeverityError, "has %d nodes that would write one file: name it %s, or set nodes: 1", r.Nodes, perNode(r.Sink.File))
+			}
+			if other := writers[r.Sink.File]; other != "" {
+				add(SeverityError, "writes the file of role %s: give each its own", other)
+			}
+			writers[r.Sink.File] = name
+		}
+		for _, program := range blockwise(r.Exec, r.Sh) {
+			add(SeverityWarning, "runs %s, which sees one block of lines at a time, not all of them", program)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
+		if t := f.Roles[name].Tap; t != nil && t.File != "" && writers[t.File] != "" {
+			ps = append(ps, Problem{SeverityError, name,
+				fmt.Sprintf("role %s reads the file that role %s writes: give each its own", name, writers[t.File])})
+		}
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int { return strings.Compare(a.Role, b.Role) })
+	return ps
+}
+
+// perNode is the path's last part with {node} before its extension.
+func perNode(path string) string {
+	base := filepath.Base(path)
+	ext := filepath.Ext(base)
+	return strings.TrimSuffix(base, ext) + "-{node}" + ext
+}

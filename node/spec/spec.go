@@ -1,0 +1,162 @@
+// Package spec reads the pipeline file: YAML to a topology.Pipeline and to what each role does.
+//
+// It never runs, opens or resolves anything the file names; Load reads the one file and variables
+// of the environment. It starts no goroutine and keeps no state.
+//
+//	enrich.yaml ── Load ──> File ── Pipeline ──> the cluster's log
+//	                           └── Roles ──> taps, workers and sinks of this node
+//
+// What the design names and this version does not have is refused with a *NotYetError, anything
+// else with an *Error, both with file, line and column.
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"weir/topology"
+)
+
+// fileBytesMax is the most a pipeline file may hold, in bytes: what one entry of the log may
+// (FAULTS.md, limits table).
+const fileBytesMax = 1 << 20
+
+// File is a pipeline file that was read, with all defaults filled in.
+type File struct {
+	Pipeline topology.Pipeline
+	Roles    map[string]Role
+	Dir      string // absolute: where programs run, and what relative paths in the file were joined to
+}
+
+// Role is what a role does: exactly one of Exec, Sh, Tap and Sink is set.
+type Role struct {
+	Exec []string // a program and its arguments; with a slash in it the program's path is joined to Dir
+	Sh   string   // the text of sh -c
+	Tap  *Tap
+	Sink *Sink
+
+	Mode     topology.Kind // how a program is run: KindEach; "" for a tap or a sink
+	Nodes    int           // nodes that serve the role where one command starts them all; at least 1
+	Capacity int           // records worked on at once; 0 = Procs for a program, else the node's default
+	Procs    int           // processes at once; 0 = one a CPU
+	OK       []int         // exit codes that ack, sorted, 0 among them; nil for a tap or a sink
+	Records  string        // how a tap cuts: line or block; "" for all others
+	Send     topology.Send // "" = copy
+}
+
+// Tap is where records come from: exactly one field is set.
+type Tap struct {
+	File     string   // path
+	Glob     []string // patterns of paths; ** is any number of directories
+	Stdin    bool
+	Generate *Generate
+}
+
+// Generate says what made-up records look like.
+type Generate struct {
+	Records int // how many; 0 = without end
+	Size    int // bytes of a line, without its end; 0 = 128
+	Rate    int // records a second; 0 = as fast as they are taken
+}
+
+// Sink is where records end: exactly one field is set.
+type Sink struct {
+	File    string // path; {node} in it stands for the node's ID
+	Stdout  bool
+	Discard bool
+}
+
+// Load reads the file at path as Parse does.
+func Load(path string, set map[string]string) (*File, error) {
+	text, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, text, set)
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &Error{Pos{File: path}, "there is no such file"}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &Error{Pos{File: path}, "the file may not be read by this user"}
+	case err != nil:
+		return nil, fmt.Errorf("open pipeline file: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, &Error{Pos{File: path}, "this is a directory: name the pipeline file in it"}
+	}
+	text, err := io.ReadAll(io.LimitReader(f, fileBytesMax+1))
+	if err != nil {
+		return nil, fmt.Errorf("read pipeline file: %w", err)
+	}
+	return text, nil
+}
+
+// Resolve fills in what follows from Roles and Pipeline.Graph (the defaults of each role, how taps
+// cut, Pipeline.Roles) and validates the pipeline; an error is topology.Problems. Parse has done
+// so; it is for a File made in Go.
+func (f *File) Resolve() error {
+	f.Pipeline.Roles = nil
+	for name, r := range f.Roles {
+		r.Nodes = max(r.Nodes, 1)
+		if r.program() {
+			r.Mode = topology.KindEach
+			if r.OK == nil {
+				r.OK = DefaultOK(r.Exec, r.Sh)
+			}
+		}
+		if r.Tap != nil && r.Records == "" {
+			r.Records = f.records(name)
+		}
+		f.Roles[name] = r
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
+		r := f.Roles[name]
+		f.Pipeline.Roles = append(f.Pipeline.Roles,
+			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send})
+	}
+	return f.Pipeline.Validate()
+}
+
+// records is how the tap cuts unless the file says: blocks where every consumer is a program
+// that is run for each record, lines otherwise.
+func (f *File) records(tap string) string {
+	for _, e := range f.Pipeline.Graph.Out(tap) {
+		if r := f.Roles[e.To]; !r.program() {
+			return "line"
+		}
+	}
+	return "block"
+}
+
+// Kind is the role's kind, as the log knows it.
+func (r Role) Kind() topology.Kind {
+	switch {
+	case r.Tap != nil:
+		return topology.KindTap
+	case r.Sink != nil:
+		return topology.KindSink
+	}
+	return topology.KindEach
+}
+
+// program reports whether the role runs one.
+func (r Role) program() bool { return len(r.Exec) > 0 || r.Sh != "" }
+
+// Program is the role's command as a person would type it; "" for a tap or a sink.
+func (r Role) Program() string {
+	if r.Sh != "" {
+		return r.Sh
+	}
+	return strings.Join(r.Exec, " ")
+}
