@@ -1,0 +1,199 @@
+// Package tap holds the places where records come from: files, globs, standard input and a
+// generator, one file each. Each is a stream of bytes that is cut into records of text.
+//
+//	source ──bytes──> cut ──> Out{Body: a line, or a block of lines}, Mark{file, offset}
+//
+// A record's body carries no final newline. What the records of a tap hold, each followed by
+// a newline, is what `cat` prints of its files; only a missing last newline is added.
+//
+// The package never writes, parses no line, reads nothing ahead of Next but one buffer, and
+// owns no goroutine.
+package tap
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"weir/stream"
+)
+
+// Config says how a tap cuts records and names its partition. The zero value cuts lines.
+type Config struct {
+	Block     bool   // blocks of whole lines; false: a record for each line
+	RecordMax int    // bytes of a record's body; 0 = stream.RecordBytesMax
+	Node      string // whose files they are; part of the partition's name
+}
+
+// Validate returns the first error, with the field's name.
+func (c Config) Validate() error {
+	if c.RecordMax < 0 {
+		return fmt.Errorf("RecordMax: %d is negative", c.RecordMax)
+	}
+	return nil
+}
+
+// recordMax is the most a body may hold, in bytes.
+func (c Config) recordMax() int {
+	if c.RecordMax == 0 {
+		return stream.RecordBytesMax
+	}
+	return c.RecordMax
+}
+
+// partition names what is read, on whose node: other nodes have other files of that name.
+func (c Config) partition(what string) string {
+	if c.Node == "" {
+		return what
+	}
+	return c.Node + ":" + what
+}
+
+// rule is how the tap cuts: lines, or else blocks in the given way.
+func (c Config) rule(blocks cut) rule {
+	r := rule{recordMax: c.recordMax()}
+	if c.Block {
+		r.cut = blocks
+	}
+	return r
+}
+
+// DataError says that the input holds what no record can hold; reading again does not help
+// (exit 65).
+type DataError struct {
+	File      string // or what else is read
+	Offset    int64  // of the line's first byte, in bytes
+	RecordMax int    // bytes
+}
+
+func (e *DataError) Error() string {
+	return fmt.Sprintf("%s: the line at byte %d is longer than %d bytes: raise record-max", e.File, e.Offset, e.RecordMax)
+}
+
+// Lines is the number of lines in a record of text.
+func Lines(body []byte) int { return bytes.Count(body, newline) + 1 }
+
+var newline = []byte{'\n'}
+
+// place is where in a partition a record ends.
+type place struct {
+	file   int   // index among the files
+	offset int64 // in that file, bytes
+	before int64 // bytes of the partition before it
+}
+
+// markVersion begins each mark. A mark that begins otherwise is not ours.
+const markVersion = 1
+
+func (p place) mark() stream.Mark {
+	m := make([]byte, 1, 1+3*binary.MaxVarintLen64)
+	m[0] = markVersion
+	m = binary.AppendUvarint(m, uint64(p.file))
+	m = binary.AppendUvarint(m, uint64(p.offset))
+	return binary.AppendUvarint(m, uint64(p.before))
+}
+
+// parseMark reads what place.mark wrote; no mark is the start.
+func parseMark(m stream.Mark) (place, error) {
+	if len(m) == 0 {
+		return place{}, nil
+	}
+	if m[0] != markVersion {
+		return place{}, fmt.Errorf("mark %x: of another tap or version", []byte(m))
+	}
+	var v [3]uint64
+	rest := []byte(m[1:])
+	for i := range v {
+		n := 0
+		if v[i], n = binary.Uvarint(rest); n <= 0 || v[i] > 1<<62 {
+			return place{}, fmt.Errorf("mark %x: cut short or damaged", []byte(m))
+		}
+		rest = rest[n:]
+	}
+	if len(rest) > 0 || v[1] > v[2] {
+		return place{}, fmt.Errorf("mark %x: damaged", []byte(m))
+	}
+	return place{file: int(v[0]), offset: int64(v[1]), before: int64(v[2])}, nil
+}
+
+// source is a stream of bytes that a reader cuts.
+type source interface {
+	// read reads some bytes into p, at least one unless it returns an error; io.EOF ends it.
+	read(ctx context.Context, p []byte) (int, error)
+	// at says where the byte is that has so many of the partition before it.
+	at(before int64) place
+	// name is what a person calls the file.
+	name(file int) string
+	close() error
+}
+
+// reader is the stream.Reader of all taps of text. Its buffer holds what is read and not yet
+// returned, and, until the next call, what was returned last.
+type reader struct {
+	src  source
+	rule rule
+
+	buf    []byte // [head:] is pending
+	head   int
+	before int64 // bytes of the partition before buf[head]
+	ended  bool  // the source has
+}
+
+// Next returns the next record. The body is the caller's until the next call.
+func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
+	for {
+		pending := r.buf[r.head:]
+		n, ok := r.rule.next(pending, r.before, r.ended)
+		switch {
+		case !ok:
+			at := r.src.at(r.before)
+			return stream.Out{}, nil, &DataError{File: r.src.name(at.file), Offset: at.offset, RecordMax: r.rule.recordMax}
+		case n > 0:
+			r.head += n
+			r.before += int64(n)
+			body := bytes.TrimSuffix(pending[:n], newline)
+			return stream.Out{Body: body}, r.src.at(r.before).mark(), nil
+		case r.ended:
+			return stream.Out{}, nil, io.EOF
+		}
+		if err := r.fill(ctx); err != nil {
+			return stream.Out{}, nil, err
+		}
+	}
+}
+
+// readMin is the least room that a read is offered, in bytes: what a pipe holds (pipe(7)).
+const readMin = 64 << 10
+
+// fill reads once.
+func (r *reader) fill(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	pending := r.buf[r.head:]
+	room := r.rule.room(len(pending), r.before)
+	if cap(pending)-len(pending) < room {
+		to := r.buf[:0]
+		if cap(to) < len(pending)+room {
+			to = make([]byte, 0, len(pending)+room)
+		}
+		r.buf, r.head = append(to, pending...), 0
+	}
+	end := len(r.buf)
+	n, err := r.src.read(ctx, r.buf[end:end+room])
+	r.buf = r.buf[:end+n]
+	if errors.Is(err, io.EOF) {
+		r.ended = true
+		return nil
+	}
+	return err
+}
+
+// Done has nothing to do: a mark says all there is to know.
+func (r *reader) Done(stream.Mark, error) {}
+
+// Close ends the reading.
+func (r *reader) Close() error { return r.src.close() }
