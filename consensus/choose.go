@@ -1,0 +1,119 @@
+package consensus
+
+import (
+	"cmp"
+	"slices"
+
+	"weir/topology"
+)
+
+// Pure: who should vote.
+
+// VotersMax is the most voters a cluster has.
+const VotersMax = 5
+
+// Change is one step towards the voters wanted; at most one field is set.
+type Change struct {
+	Add      topology.NodeID // give it a vote
+	Remove   topology.NodeID // take its vote
+	Transfer topology.NodeID // hand it the leadership: the leader is to lose its vote
+}
+
+// ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
+// after, one at a time. Preferred are nodes that are no tap or sink and that lose no role its
+// last node when they die. alive and left are as the leader sees them; all other nodes are dead.
+//
+// There are target voters, or the largest odd number of nodes that are there. Death alone never
+// makes them fewer: a dead voter keeps its place until another has taken it, since fewer voters
+// survive fewer deaths (FAULTS T11). Those that left make room at once.
+func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeID]bool, target int) Change {
+	staying := 0
+	for _, id := range s.Voters {
+		if !left[id] {
+			staying++
+		}
+	}
+	candidates := rank(s, alive)
+	size := min(target, VotersMax, max(len(candidates), staying))
+	size -= 1 - size%2 // odd
+	wanted := candidates[:min(size, len(candidates))]
+
+	if len(s.Voters) <= size {
+		for _, id := range wanted {
+			if !s.Votes(id) {
+				return Change{Add: id}
+			}
+		}
+	}
+	if len(s.Voters) <= size {
+		return Change{}
+	}
+	return demote(s, self, alive, wanted)
+}
+
+// demote takes the vote of one that is not wanted: the dead first, the leader last.
+func demote(s *State, self topology.NodeID, alive map[topology.NodeID]bool, wanted []topology.NodeID) Change {
+	extra := slices.DeleteFunc(slices.Clone(s.Voters), func(id topology.NodeID) bool { return slices.Contains(wanted, id) })
+	slices.SortStableFunc(extra, func(a, b topology.NodeID) int {
+		return cmp.Or(truth(alive[a])-truth(alive[b]), truth(a == self)-truth(b == self))
+	})
+	if len(extra) == 0 {
+		return Change{}
+	}
+	if extra[0] != self {
+		return Change{Remove: extra[0]}
+	}
+	for _, id := range wanted {
+		if id != self && s.Votes(id) {
+			return Change{Transfer: id}
+		}
+	}
+	return Change{}
+}
+
+// rank returns the living nodes of the roster, the best voters first; among equals those that
+// vote already, then by id.
+func rank(s *State, alive map[topology.NodeID]bool) []topology.NodeID {
+	var list []topology.NodeID
+	burden := make(map[topology.NodeID]int)
+	for _, n := range s.Roster {
+		if alive[n.ID] {
+			list = append(list, n.ID)
+			burden[n.ID] = burdenOf(n, s, alive)
+		}
+	}
+	slices.SortFunc(list, func(a, b topology.NodeID) int {
+		return cmp.Or(burden[a]-burden[b], truth(s.Votes(b))-truth(s.Votes(a)), cmp.Compare(a, b))
+	})
+	return list
+}
+
+// burdenOf is 2 for a tap or sink, 1 for the only living node of a role, else 0.
+func burdenOf(n topology.Node, s *State, alive map[topology.NodeID]bool) int {
+	burden := 0
+	for _, p := range s.Pipelines {
+		for _, r := range p.Roles {
+			switch {
+			case !n.Serves(p.Name, r.Name):
+			case r.Kind == topology.KindTap, r.Kind == topology.KindSink:
+				return 2
+			case !hasFellow(n.ID, p.Name, r.Name, s, alive):
+				burden = 1
+			}
+		}
+	}
+	return burden
+}
+
+func hasFellow(id topology.NodeID, pipeline, role string, s *State, alive map[topology.NodeID]bool) bool {
+	return slices.ContainsFunc(s.Roster, func(m topology.Node) bool {
+		return m.ID != id && alive[m.ID] && m.Serves(pipeline, role)
+	})
+}
+
+func truth(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,345 @@
+// Package consensus keeps the State that all nodes agree on, and says who leads.
+//
+// A few nodes vote: they run raft, in memory. All others watch: they get the state from any node
+// that has applied more, then its entries one by one, and go on elsewhere when that node dies.
+// Both apply the same entries by the same pure function, so every node has every State in turn.
+//
+//	Propose ──> leader ──raft──> voters ──watch──> all others
+//	                │              │                  │
+//	                └───────── State, Wait ───────────┘
+//
+// It never looks at what gossip says and never decides who votes: the orchestrator calls
+// AddVoter and RemoveVoter. No call of a stranger starts raft, only a voter's.
+//
+// Goroutines: Run owns the vote (start, stop, the first entry of a leader); one other follows
+// the log of a peer while raft does not feed us; raft's own are joined by Shutdown. Handlers run
+// in the caller's and return when their ctx is done.
+package consensus
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"weir/topology"
+)
+
+// Stream says what a stream between nodes is for, and which handler takes it.
+type Stream byte
+
+// The streams.
+const (
+	StreamRaft    Stream = iota + 1 // HandleRaft
+	StreamWatch                     // HandleWatch
+	StreamPropose                   // HandlePropose
+)
+
+// Net opens streams to other nodes.
+type Net interface {
+	// Open opens a stream; an empty id stands for whoever is at addr.
+	Open(ctx context.Context, id topology.NodeID, addr string, s Stream) (net.Conn, error)
+}
+
+// Errors of proposing and leading.
+var (
+	// ErrNoLeader says that nobody leads at the moment: try again later.
+	ErrNoLeader = errors.New("there is no leader, try again later")
+	// ErrNotLeader says that this node does not lead: ask the leader.
+	ErrNotLeader = errors.New("this node is not the leader")
+)
+
+const (
+	// lookEvery is how often Run looks after the vote when nothing wakes it.
+	lookEvery = 250 * time.Millisecond
+	// standWait is how long a vote that nobody lists is kept: several ticks of an orchestrator.
+	standWait = 10 * time.Second
+	// leadAgain is how long a new leader waits for its first entry before it proposes another.
+	leadAgain = time.Second
+	// quorumAge is the age of the last contact with a leader from which on we say that there is
+	// no quorum: several elections.
+	quorumAge = 3 * time.Second
+)
+
+// Config says who we are.
+type Config struct {
+	Self      topology.Node // ID and Addr
+	Bootstrap bool          // make a cluster of one
+	Seeds     []string      // host:port of nodes to watch while no other is known
+	Net       Net
+	Log       *slog.Logger
+}
+
+// Consensus is this node's part in the log. Its methods are safe for concurrent use.
+type Consensus struct {
+	self  topology.Node
+	alone bool
+	seeds []string
+	net   Net
+	log   *slog.Logger
+
+	stands chan chan<- standing // Run answers with the vote that stands ready
+	lost   chan error           // length 1: why the node must stop
+
+	mu      sync.Mutex
+	state   *State
+	history history
+	changed chan struct{} // closed and replaced when state is
+	voter   *voter
+	heard   time.Time // when a leader was last heard of by watching
+}
+
+// standing is the answer to the question for a vote.
+type standing struct {
+	id  raft.ServerID
+	err error
+}
+
+// New checks the config. It does nothing before Run.
+func New(c Config) (*Consensus, error) {
+	switch {
+	case c.Self.ID == "":
+		return nil, errors.New("consensus config: Self.ID is missing")
+	case c.Self.Addr == "":
+		return nil, errors.New("consensus config: Self.Addr is missing")
+	case c.Net == nil:
+		return nil, errors.New("consensus config: Net is missing")
+	case c.Bootstrap == (len(c.Seeds) > 0):
+		return nil, errors.New("consensus config: want either Bootstrap or Seeds")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Consensus{
+		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log,
+		stands:  make(chan chan<- standing),
+		lost:    make(chan error, 1),
+		state:   &State{Version: stateVersion},
+		changed: make(chan struct{}),
+	}, nil
+}
+
+// Run takes part until ctx is done. An error says that this node's state can no longer follow
+// the others': the process must end.
+func (c *Consensus) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { c.follow(ctx); return nil })
+	group.Go(func() error { return c.look(ctx) })
+	return group.Wait()
+}
+
+// look is the loop that owns the vote.
+func (c *Consensus) look(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, c.unvote("this node stops")) }()
+	if c.alone {
+		if _, err := c.stand(true); err != nil {
+			return err
+		}
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		var elected <-chan bool
+		if v := c.vote(); v != nil {
+			elected = v.raft.LeaderCh()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-c.lost:
+			return err
+		case reply := <-c.stands:
+			id, err := c.stand(false)
+			reply <- standing{id, err} // length 1
+		case <-elected:
+		case <-c.Changed():
+		case <-tick.C:
+		}
+		if err := c.lookAfterVote(time.Now()); err != nil {
+			return err
+		}
+	}
+}
+
+// stand makes sure that raft runs here, and returns its server id.
+func (c *Consensus) stand(alone bool) (raft.ServerID, error) {
+	if v := c.vote(); v != nil {
+		return v.id, nil
+	}
+	v, err := c.newVoter(alone)
+	if err != nil {
+		return "", err
+	}
+	c.mu.Lock()
+	c.voter = v
+	c.mu.Unlock()
+	c.log.Info("vote ready", "node", c.self.ID, "server", v.id)
+	return v.id, nil
+}
+
+// unvote stops raft; the node watches from then on.
+func (c *Consensus) unvote(why string) error {
+	c.mu.Lock()
+	v := c.voter
+	c.voter = nil
+	c.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	c.log.Info("vote given up", "node", c.self.ID, "server", v.id, "why", why)
+	return v.close()
+}
+
+// lookAfterVote stops a vote that nobody counts and makes a new leader known.
+func (c *Consensus) lookAfterVote(now time.Time) error {
+	v, s := c.vote(), c.State()
+	if v == nil {
+		return nil
+	}
+	listed := slices.ContainsFunc(s.Servers, func(x Server) bool { return x.ID == string(v.id) })
+	switch {
+	case listed:
+		v.listed = true
+	case v.listed:
+		return c.unvote("the others took it")
+	case now.Sub(v.since) > standWait && !v.configured():
+		return c.unvote("nobody asked for it again")
+	}
+	if term := v.raft.CurrentTerm(); v.elected() && s.Term < term && (term > v.proposedTerm || now.Sub(v.proposed) > leadAgain) {
+		v.proposed, v.proposedTerm = now, term
+		return c.lead(v)
+	}
+	return nil
+}
+
+// lead proposes the first entry of a new leader; lookAfterVote sees what becomes of it.
+func (c *Consensus) lead(v *voter) error {
+	var logID [8]byte
+	rand.Read(logID[:])
+	b, err := json.Marshal(leader(c.self.ID, max(1, binary.BigEndian.Uint64(logID[:]))))
+	if err != nil {
+		return fmt.Errorf("encode leader entry: %w", err)
+	}
+	v.raft.Apply(b, electionTimeout)
+	return nil
+}
+
+// State returns the newest state this node knows; it is never nil, and never changes.
+func (c *Consensus) State() *State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// Changed returns a channel that is closed when State next changes: take it before looking.
+func (c *Consensus) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// Wait returns the first state it sees beyond index.
+func (c *Consensus) Wait(ctx context.Context, index uint64) (*State, error) {
+	for {
+		changed := c.Changed()
+		if s := c.State(); s.Index > index {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// IsLeader reports whether this node leads and has committed an entry as leader.
+func (c *Consensus) IsLeader() bool {
+	v, s := c.vote(), c.State()
+	return v != nil && v.elected() && s.Leader == c.self.ID && s.Term == v.raft.CurrentTerm()
+}
+
+// Quorum reports whether a leader was heard of lately, and how long ago; a negative age says
+// never. What a watcher hears is as old as what its voter heard, and the way from there.
+func (c *Consensus) Quorum() (bool, time.Duration) {
+	age := c.age(time.Now())
+	return age >= 0 && age < quorumAge, age
+}
+
+// age is the time since a leader was heard of, negative if never.
+func (c *Consensus) age(now time.Time) time.Duration {
+	c.mu.Lock()
+	v, heard := c.voter, c.heard
+	c.mu.Unlock()
+	if v != nil {
+		if v.elected() {
+			return 0
+		}
+		if last := v.raft.LastContact(); last.After(heard) {
+			heard = last
+		}
+	}
+	if heard.IsZero() {
+		return -1
+	}
+	return max(0, now.Sub(heard))
+}
+
+// publish makes next the state if it is newer than what we have. With e it is the state after e,
+// without it comes from elsewhere; seen are the elections that the node it comes from has seen.
+func (c *Consensus) publish(next *State, e *entry, seen []Election) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.state
+	if next.Index <= old.Index {
+		return // raft and a watch bring the same entries
+	}
+	s := *next
+	s.Recent = recentOf(&s, old, seen, time.Now().UnixMilli())
+	if e == nil {
+		c.history.restart(s.Index)
+	} else {
+		c.history.add(e)
+	}
+	c.state = &s
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// recentOf returns the elections to show with s, which follows old: those that were seen by
+// the node that s comes from, so that a watcher shows the times of a voter, or else ours.
+func recentOf(s, old *State, seen []Election, nowMS int64) []Election {
+	if s.Elections == old.Elections {
+		return old.Recent
+	}
+	seen = slices.DeleteFunc(slices.Clone(seen), func(x Election) bool { return x.Term > s.Term })
+	if n := len(seen); n > 0 && seen[n-1].Term == s.Term && n >= len(old.Recent) {
+		return seen
+	}
+	recent := append(slices.Clone(old.Recent), Election{s.Term, s.Leader, nowMS})
+	return recent[max(0, len(recent)-electionsKept):]
+}
+
+// stop ends Run with err.
+func (c *Consensus) stop(err error) {
+	select {
+	case c.lost <- err:
+	default: // it ends already
+	}
+}
+
+func (c *Consensus) vote() *voter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.voter
+}

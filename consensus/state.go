@@ -1,0 +1,282 @@
+package consensus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"weir/topology"
+)
+
+// Pure: what the log holds, and how an entry changes it.
+
+const (
+	stateVersion   = 1
+	commandVersion = 1
+
+	// rosterMax is how many nodes a cluster holds; FAULTS limits table, members.
+	rosterMax = 4096
+	// pipelinesMax is how many pipelines a cluster holds: with entryBytesMax it bounds a state.
+	pipelinesMax = 64
+	// electionsKept is how many elections a node remembers to show.
+	electionsKept = 64
+)
+
+// State is what the log holds after one of its entries. It is immutable once published.
+type State struct {
+	Version int    `json:"version"`
+	Index   uint64 `json:"index"`  // of the last entry applied
+	Epoch   uint64 `json:"epoch"`  // rises when roster or graphs change, and with nothing else
+	LogID   uint64 `json:"log_id"` // names the log; 0 = none yet
+
+	Leader    topology.NodeID `json:"leader"` // of Term; it may have died since
+	Term      uint64          `json:"term"`
+	Elections uint64          `json:"elections"` // how many leaders there were
+
+	Pipelines []Pipeline        `json:"pipelines"` // sorted by name
+	Roster    []topology.Node   `json:"roster"`    // sorted by id
+	Voters    []topology.NodeID `json:"voters"`    // sorted
+
+	// Servers are the raft servers behind Voters, and ConfigIndex the entry that listed them.
+	Servers     []Server `json:"servers"`
+	ConfigIndex uint64   `json:"config_index"`
+
+	// Recent are the last elections, oldest first, not part of the log.
+	Recent []Election `json:"-"`
+}
+
+// Pipeline is a pipeline of the cluster; Failed says why it runs no more.
+type Pipeline struct {
+	topology.Pipeline
+	Failed *Failure `json:"failed,omitempty"`
+}
+
+// Failure is why a pipeline stopped for good.
+type Failure struct {
+	Reason   string `json:"reason"`
+	ExitCode int    `json:"exit_code"`
+}
+
+// Server is a node with a vote: its id is node id, slash, the random id of its log store, so
+// that a vote store that was lost never votes again under its old name.
+type Server struct {
+	ID   string `json:"id"`
+	Addr string `json:"addr"`
+}
+
+// Node is the node whose vote it is.
+func (s Server) Node() topology.NodeID {
+	id, _, _ := strings.Cut(s.ID, "/")
+	return topology.NodeID(id)
+}
+
+// Election is a change of leader, as the voter applied it that this node has it from.
+type Election struct {
+	Term        uint64          `json:"term"`
+	Leader      topology.NodeID `json:"leader"`
+	CommittedMS int64           `json:"committed_ms"` // when its first entry was applied, Unix milliseconds
+}
+
+// Node returns the node of the roster with that id.
+func (s *State) Node(id topology.NodeID) (topology.Node, bool) {
+	i, ok := slices.BinarySearchFunc(s.Roster, id, compareNode)
+	if !ok {
+		return topology.Node{}, false
+	}
+	return s.Roster[i], true
+}
+
+// Pipeline returns the pipeline of that name.
+func (s *State) Pipeline(name string) (Pipeline, bool) {
+	i, ok := slices.BinarySearchFunc(s.Pipelines, name, comparePipeline)
+	if !ok {
+		return Pipeline{}, false
+	}
+	return s.Pipelines[i], true
+}
+
+// Votes reports whether the node is a voter.
+func (s *State) Votes(id topology.NodeID) bool { return slices.Contains(s.Voters, id) }
+
+// Command is what can be proposed: make one with Admit, Evict, Create or Fail.
+type Command struct {
+	Version  int                `json:"version"`
+	Kind     commandKind        `json:"kind"`
+	Nodes    []topology.Node    `json:"nodes,omitempty"`    // admit
+	IDs      []topology.NodeID  `json:"ids,omitempty"`      // evict; leader: one
+	Left     bool               `json:"left,omitempty"`     // evict
+	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create
+	Name     string             `json:"name,omitempty"`     // fail
+	Failure  *Failure           `json:"failure,omitempty"`  // fail
+	LogID    uint64             `json:"log_id,omitempty"`   // leader: the name of a log that has none
+}
+
+type commandKind string
+
+const (
+	kindLeader commandKind = "leader"
+	kindAdmit  commandKind = "admit"
+	kindEvict  commandKind = "evict"
+	kindCreate commandKind = "create"
+	kindFail   commandKind = "fail"
+)
+
+// Admit takes nodes into the roster, or changes them there. A node of an older boot is ignored.
+func Admit(nodes ...topology.Node) Command {
+	return Command{Version: commandVersion, Kind: kindAdmit, Nodes: nodes}
+}
+
+// Evict takes nodes out of the roster; left says that they went by themselves.
+func Evict(left bool, ids ...topology.NodeID) Command {
+	return Command{Version: commandVersion, Kind: kindEvict, IDs: ids, Left: left}
+}
+
+// Create makes a pipeline, unless the cluster has one of that name: then it changes nothing.
+func Create(p topology.Pipeline) Command {
+	return Command{Version: commandVersion, Kind: kindCreate, Pipeline: &p}
+}
+
+// Fail stops a pipeline for good; the first reason stays.
+func Fail(name, reason string, exitCode int) Command {
+	return Command{Version: commandVersion, Kind: kindFail, Name: name, Failure: &Failure{reason, exitCode}}
+}
+
+// leader is the first entry of every new leader.
+func leader(id topology.NodeID, logID uint64) Command {
+	return Command{Version: commandVersion, Kind: kindLeader, IDs: []topology.NodeID{id}, LogID: logID}
+}
+
+// entry is one entry of the log that counts for the state: a command, or the servers that vote.
+type entry struct {
+	Index   uint64          `json:"index"`
+	Term    uint64          `json:"term"`
+	Command json.RawMessage `json:"command,omitempty"`
+	Servers []Server        `json:"servers,omitempty"`
+}
+
+// errCannotApply says that going on would make this node's state another than the others'.
+var errCannotApply = errors.New("this node cannot apply an entry of the log, run a newer program")
+
+// apply returns the state after e. A refused command leaves all but the index as it was; err
+// stops the node.
+func (s *State) apply(e *entry) (next *State, refused, err error) {
+	n := *s
+	n.Version, n.Index = stateVersion, e.Index
+	if e.Command == nil {
+		n.setServers(e)
+		return &n, nil, nil
+	}
+	var c Command
+	if err := json.Unmarshal(e.Command, &c); err != nil {
+		return nil, nil, fmt.Errorf("entry %d: %w: %v", e.Index, errCannotApply, err)
+	}
+	if c.Version != commandVersion {
+		return nil, nil, fmt.Errorf("entry %d: %w: its version is %d", e.Index, errCannotApply, c.Version)
+	}
+	switch c.Kind {
+	case kindLeader:
+		n.setLeader(e.Term, c)
+	case kindAdmit:
+		refused = n.admit(c.Nodes)
+	case kindEvict:
+		n.evict(c.IDs)
+	case kindCreate:
+		refused = n.create(c.Pipeline)
+	case kindFail:
+		refused = n.fail(c.Name, c.Failure)
+	default:
+		return nil, nil, fmt.Errorf("entry %d: %w: its kind is %q", e.Index, errCannotApply, c.Kind)
+	}
+	return &n, refused, nil
+}
+
+func (s *State) setServers(e *entry) {
+	s.Servers, s.ConfigIndex, s.Voters = e.Servers, e.Index, nil
+	for _, server := range e.Servers {
+		s.Voters = append(s.Voters, server.Node())
+	}
+	slices.Sort(s.Voters)
+}
+
+func (s *State) setLeader(term uint64, c Command) {
+	if s.LogID == 0 {
+		s.LogID = c.LogID
+	}
+	if len(c.IDs) != 1 || term <= s.Term {
+		return // its second try
+	}
+	s.Leader, s.Term = c.IDs[0], term
+	s.Elections++
+}
+
+func (s *State) admit(nodes []topology.Node) error {
+	roster := slices.Clone(s.Roster)
+	changed := false
+	for _, n := range nodes {
+		i, known := slices.BinarySearchFunc(roster, n.ID, compareNode)
+		switch {
+		case !known && len(roster) >= rosterMax:
+			return fmt.Errorf("admit %s: the cluster has %d nodes, the most it holds", n.ID, rosterMax)
+		case !known:
+			roster = slices.Insert(roster, i, n)
+		case n.Boot < roster[i].Boot || sameNode(n, roster[i]):
+			continue
+		default:
+			roster[i] = n
+		}
+		changed = true
+	}
+	if changed {
+		s.Roster = roster
+		s.Epoch++
+	}
+	return nil
+}
+
+func (s *State) evict(ids []topology.NodeID) {
+	roster := slices.DeleteFunc(slices.Clone(s.Roster), func(n topology.Node) bool { return slices.Contains(ids, n.ID) })
+	if len(roster) < len(s.Roster) {
+		s.Roster = roster
+		s.Epoch++
+	}
+}
+
+func (s *State) create(p *topology.Pipeline) error {
+	if p == nil || p.Name == "" {
+		return errors.New("create pipeline: it has no name")
+	}
+	i, known := slices.BinarySearchFunc(s.Pipelines, p.Name, comparePipeline)
+	if known {
+		return nil
+	}
+	if len(s.Pipelines) >= pipelinesMax {
+		return fmt.Errorf("create pipeline %s: the cluster has %d, the most it holds", p.Name, pipelinesMax)
+	}
+	s.Pipelines = slices.Insert(slices.Clone(s.Pipelines), i, Pipeline{Pipeline: *p})
+	s.Epoch++
+	return nil
+}
+
+func (s *State) fail(name string, f *Failure) error {
+	i, known := slices.BinarySearchFunc(s.Pipelines, name, comparePipeline)
+	if !known || f == nil {
+		return fmt.Errorf("fail pipeline %s: the cluster has none of that name", name)
+	}
+	if s.Pipelines[i].Failed == nil {
+		s.Pipelines = slices.Clone(s.Pipelines)
+		s.Pipelines[i].Failed = f
+	}
+	return nil
+}
+
+func compareNode(n topology.Node, id topology.NodeID) int {
+	return strings.Compare(string(n.ID), string(id))
+}
+
+func comparePipeline(p Pipeline, name string) int { return strings.Compare(p.Name, name) }
+
+func sameNode(a, b topology.Node) bool {
+	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles)
+}

@@ -1,0 +1,355 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"weir/topology"
+)
+
+const (
+	// callWait is the longest a call without entries takes: three election timeouts, after
+	// which its answer would be worth nothing.
+	callWait = 3 * electionTimeout
+	// appendWait is the longest a call with entries takes: a full frame at 10 MiB/s, and some.
+	appendWait = 5 * time.Second
+	// snapshotWait is the longest handing over a snapshot takes.
+	snapshotWait = 30 * time.Second
+	// idleStreams is how many streams to one server wait for their next call: one for the
+	// heartbeats, one for entries, one for votes.
+	idleStreams = 3
+)
+
+var (
+	errStopped = errors.New("this node has stopped")
+	errNoVote  = errors.New("this node has not that vote")
+)
+
+// request is a call of one raft server to another: exactly one of the pointers is set, or Stand.
+type request struct {
+	To       raft.ServerID                `json:"to,omitempty"`
+	Append   *raft.AppendEntriesRequest   `json:"append,omitempty"`
+	Vote     *raft.RequestVoteRequest     `json:"vote,omitempty"`
+	PreVote  *raft.RequestPreVoteRequest  `json:"pre_vote,omitempty"`
+	Timeout  *raft.TimeoutNowRequest      `json:"timeout,omitempty"`
+	Snapshot *raft.InstallSnapshotRequest `json:"snapshot,omitempty"` // its data follow
+	Stand    bool                         `json:"stand,omitempty"`    // make a store and say its server id
+}
+
+// response answers a request; Err says that it was not carried out.
+type response struct {
+	Err      string                        `json:"err,omitempty"`
+	Append   *raft.AppendEntriesResponse   `json:"append,omitempty"`
+	Vote     *raft.RequestVoteResponse     `json:"vote,omitempty"`
+	PreVote  *raft.RequestPreVoteResponse  `json:"pre_vote,omitempty"`
+	Timeout  *raft.TimeoutNowResponse      `json:"timeout,omitempty"`
+	Snapshot *raft.InstallSnapshotResponse `json:"snapshot,omitempty"`
+	Stood    raft.ServerID                 `json:"stood,omitempty"`
+}
+
+// transport carries raft's calls over streams of a Net. A stream serves one call at a time, so
+// heartbeats never wait behind entries.
+type transport struct {
+	net  Net
+	addr raft.ServerAddress
+	id   raft.ServerID
+
+	calls chan raft.RPC
+	done  chan struct{} // closed by Close
+
+	mu        sync.Mutex
+	heartbeat func(raft.RPC)
+	idle      map[raft.ServerID][]net.Conn
+	open      map[net.Conn]struct{}
+	closed    bool
+}
+
+// A transport without pre-vote switches it off, with no more than a line in raft's log (FAULTS T8).
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil)
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+func newTransport(n Net, id raft.ServerID, addr raft.ServerAddress) *transport {
+	return &transport{
+		net: n, id: id, addr: addr,
+		calls: make(chan raft.RPC),
+		done:  make(chan struct{}),
+		idle:  make(map[raft.ServerID][]net.Conn),
+		open:  make(map[net.Conn]struct{}),
+	}
+}
+
+// Close ends all calls under way; raft calls it too.
+func (t *transport) Close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closed = true
+	close(t.done)
+	open := t.open
+	t.open, t.idle = nil, nil
+	t.mu.Unlock()
+	for c := range open {
+		c.Close()
+	}
+	return nil
+}
+
+func (t *transport) Consumer() <-chan raft.RPC     { return t.calls }
+func (t *transport) LocalAddr() raft.ServerAddress { return t.addr }
+
+func (t *transport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
+func (t *transport) DecodePeer(b []byte) raft.ServerAddress                  { return raft.ServerAddress(b) }
+
+func (t *transport) SetHeartbeatHandler(f func(raft.RPC)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heartbeat = f
+}
+
+// AppendEntriesPipeline: our entries are few and small, so one call after the other will do.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+func (t *transport) AppendEntries(id raft.ServerID, a raft.ServerAddress, in *raft.AppendEntriesRequest, out *raft.AppendEntriesResponse) error {
+	wait := callWait
+	if len(in.Entries) > 0 {
+		wait = appendWait
+	}
+	r, err := t.call(id, a, wait, request{Append: in}, nil)
+	return answer(out, r.Append, err)
+}
+
+func (t *transport) RequestVote(id raft.ServerID, a raft.ServerAddress, in *raft.RequestVoteRequest, out *raft.RequestVoteResponse) error {
+	r, err := t.call(id, a, callWait, request{Vote: in}, nil)
+	return answer(out, r.Vote, err)
+}
+
+func (t *transport) RequestPreVote(id raft.ServerID, a raft.ServerAddress, in *raft.RequestPreVoteRequest, out *raft.RequestPreVoteResponse) error {
+	r, err := t.call(id, a, callWait, request{PreVote: in}, nil)
+	return answer(out, r.PreVote, err)
+}
+
+func (t *transport) TimeoutNow(id raft.ServerID, a raft.ServerAddress, in *raft.TimeoutNowRequest, out *raft.TimeoutNowResponse) error {
+	r, err := t.call(id, a, callWait, request{Timeout: in}, nil)
+	return answer(out, r.Timeout, err)
+}
+
+func (t *transport) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, in *raft.InstallSnapshotRequest, out *raft.InstallSnapshotResponse, data io.Reader) error {
+	r, err := t.call(id, a, snapshotWait, request{Snapshot: in}, data)
+	return answer(out, r.Snapshot, err)
+}
+
+func answer[T any](out, got *T, err error) error {
+	if err != nil {
+		return err
+	}
+	if got == nil {
+		return errors.New("the answer is to another question")
+	}
+	*out = *got
+	return nil
+}
+
+// call sends one request, with data behind it, and waits for the answer.
+func (t *transport) call(id raft.ServerID, addr raft.ServerAddress, wait time.Duration, in request, data io.Reader) (response, error) {
+	c, err := t.stream(id, addr, wait)
+	if err != nil {
+		return response{}, fmt.Errorf("open raft stream to %s: %w", id, err)
+	}
+	in.To = id
+	out, err := exchange(c, wait, in, data)
+	if err != nil {
+		t.drop(id, c)
+		return response{}, fmt.Errorf("raft call to %s: %w", id, err)
+	}
+	t.keep(id, c)
+	if out.Err != "" {
+		return response{}, fmt.Errorf("raft call to %s: %s", id, out.Err)
+	}
+	return out, nil
+}
+
+func exchange(c net.Conn, wait time.Duration, in request, data io.Reader) (response, error) {
+	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
+		return response{}, err
+	}
+	if err := writeFrame(c, in); err != nil {
+		return response{}, err
+	}
+	if data != nil {
+		if _, err := io.Copy(c, data); err != nil {
+			return response{}, err
+		}
+	}
+	var out response
+	err := readFrame(c, frameBytesMax, &out)
+	return out, err
+}
+
+// stream returns an idle stream to the server, or opens one.
+func (t *transport) stream(id raft.ServerID, addr raft.ServerAddress, wait time.Duration) (net.Conn, error) {
+	t.mu.Lock()
+	if idle := t.idle[id]; len(idle) > 0 {
+		c := idle[len(idle)-1]
+		t.idle[id] = idle[:len(idle)-1]
+		t.mu.Unlock()
+		return c, nil
+	}
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), wait) // raft gives none
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // ends with this call
+		select {
+		case <-t.done:
+			cancel()
+		case <-stop:
+		}
+	}()
+	c, err := t.net.Open(ctx, nodeOf(id), string(addr), StreamRaft)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		c.Close()
+		return nil, errStopped
+	}
+	t.open[c] = struct{}{}
+	return c, nil
+}
+
+// keep puts a stream aside for the next call.
+func (t *transport) keep(id raft.ServerID, c net.Conn) {
+	t.mu.Lock()
+	if !t.closed && len(t.idle[id]) < idleStreams {
+		t.idle[id] = append(t.idle[id], c)
+		t.mu.Unlock()
+		return
+	}
+	delete(t.open, c)
+	t.mu.Unlock()
+	c.Close()
+}
+
+// drop closes a stream that failed, and the idle ones to the same server, which go the same way.
+func (t *transport) drop(id raft.ServerID, c net.Conn) {
+	t.mu.Lock()
+	gone := append(t.idle[id], c)
+	if !t.closed {
+		t.idle[id] = nil
+	}
+	for _, c := range gone {
+		delete(t.open, c)
+	}
+	t.mu.Unlock()
+	for _, c := range gone {
+		c.Close()
+	}
+}
+
+// serve hands a request to raft and returns its answer; data is what follows a snapshot.
+func (t *transport) serve(in request, data io.Reader) response {
+	answer := make(chan raft.RPCResponse, 1)
+	call := raft.RPC{RespChan: answer}
+	beat := false
+	switch {
+	case in.To != t.id:
+		return response{Err: errNoVote.Error()}
+	case in.Append != nil:
+		call.Command = in.Append
+		beat = isHeartbeat(in.Append)
+	case in.Vote != nil:
+		call.Command = in.Vote
+	case in.PreVote != nil:
+		call.Command = in.PreVote
+	case in.Timeout != nil:
+		call.Command = in.Timeout
+	case in.Snapshot != nil:
+		call.Command, call.Reader = in.Snapshot, data
+	default:
+		return response{Err: "unknown call: run a newer program"}
+	}
+	t.mu.Lock()
+	heartbeat := t.heartbeat
+	t.mu.Unlock()
+	if beat && heartbeat != nil {
+		heartbeat(call)
+	} else {
+		select {
+		case t.calls <- call:
+		case <-t.done:
+			return response{Err: errStopped.Error()}
+		}
+	}
+	select {
+	case r := <-answer:
+		return toResponse(r)
+	case <-t.done:
+		return response{Err: errStopped.Error()}
+	}
+}
+
+// isHeartbeat as raft's NetworkTransport tells them.
+func isHeartbeat(a *raft.AppendEntriesRequest) bool {
+	return a.Term != 0 && a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
+}
+
+func toResponse(r raft.RPCResponse) response {
+	var out response
+	if r.Error != nil {
+		out.Err = r.Error.Error()
+	}
+	switch v := r.Response.(type) {
+	case *raft.AppendEntriesResponse:
+		out.Append = v
+	case *raft.RequestVoteResponse:
+		out.Vote = v
+	case *raft.RequestPreVoteResponse:
+		out.PreVote = v
+	case *raft.TimeoutNowResponse:
+		out.Timeout = v
+	case *raft.InstallSnapshotResponse:
+		out.Snapshot = v
+	}
+	return out
+}
+
+// sender is the server id that a request says it comes from.
+func (in request) sender() string {
+	var h raft.RPCHeader
+	switch {
+	case in.Append != nil:
+		h = in.Append.RPCHeader
+	case in.Vote != nil:
+		h = in.Vote.RPCHeader
+	case in.PreVote != nil:
+		h = in.PreVote.RPCHeader
+	case in.Timeout != nil:
+		h = in.Timeout.RPCHeader
+	case in.Snapshot != nil:
+		h = in.Snapshot.RPCHeader
+	}
+	return string(h.ID)
+}
+
+func nodeOf(id raft.ServerID) topology.NodeID {
+	node, _, _ := strings.Cut(string(id), "/")
+	return topology.NodeID(node)
+}
