@@ -250,6 +250,9 @@ func (l *lexer) token() (token, error) {
 			r, _ := utf8.DecodeRuneInString(l.text)
 			return t, t.fail(fmt.Errorf("%q is not part of a graph: write a -> b, c -> d", r))
 		}
+		if n > len("..")+2*nameBytes { // longer than a role with its port, and not to be printed
+			return t, t.fail(CheckName(l.text[:n]))
+		}
 		t.kind, t.text = name, l.take(n)
 	}
 	return t, nil

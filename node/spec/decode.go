@@ -120,7 +120,7 @@ func (d *decoder) graph(n ast.Node) (topology.Graph, error) {
 	}
 	g, err := topology.Parse(s)
 	if p := (*topology.ParseError)(nil); errors.As(err, &p) {
-		return topology.Graph{}, &Error{d.offset(n, p.Line, p.Col), p.Err.Error()}
+		return topology.Graph{}, &Error{d.offset(n, p.Line, p.Col), clip(p.Err.Error())}
 	}
 	return g, err
 }

@@ -36,6 +36,17 @@ type NotYetError struct {
 
 func (e *NotYetError) Error() string { return fmt.Sprintf("%s: %q is not there yet", e.Pos, e.What) }
 
+// sentenceBytesMax is the most of an error that is shown, in bytes: what the file says may be long.
+const sentenceBytesMax = 500
+
+// clip shortens an error that repeats too much of the file.
+func clip(s string) string {
+	if len(s) <= sentenceBytesMax {
+		return s
+	}
+	return strings.ToValidUTF8(s[:sentenceBytesMax], "") + "…"
+}
+
 // nearest returns the candidate that is most like word, "" if none is: half of a short word may
 // be wrong, three characters of a longer one.
 func nearest(word string, candidates []string) string {

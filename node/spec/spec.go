@@ -23,9 +23,8 @@ import (
 	"weir/topology"
 )
 
-// fileBytesMax is the most a pipeline file may hold, in bytes: what one entry of the log may
-// (FAULTS.md, limits table).
-const fileBytesMax = 1 << 20
+// fileBytesMax is the most a pipeline file may hold, in bytes: 1000 roles of 256 bytes.
+const fileBytesMax = 256 << 10
 
 // File is a pipeline file that was read, with all defaults filled in.
 type File struct {

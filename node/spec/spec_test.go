@@ -192,7 +192,9 @@ func TestOddBytes(t *testing.T) {
 		"pipeline: p\r\nx: 1\r\n":        "f.yaml:2:1: the file has no key \"x\": it can have edges, graph, pipeline, record-max or roles",
 		"a: " + strings.Repeat("[", 5e4): "f.yaml:1:1: lists and mappings are nested more than 100 deep",
 		"\n" + strings.Repeat("- ", 5e4): "f.yaml:2:1: lists and mappings are nested more than 100 deep",
-		strings.Repeat("#", 1<<20+1):     "f.yaml:1:1: the file is larger than 1048576 bytes",
+		strings.Repeat("x", 1e5):         "f.yaml:1:1: the file must be a mapping, as in key: value, not \"" + strings.Repeat("x", 449) + "…",
+		strings.Repeat("a:\n", 16001):    "f.yaml:1:1: the file has more than 16000 keys",
+		strings.Repeat("#", 1<<18+1):     "f.yaml:1:1: the file is larger than 262144 bytes",
 	} {
 		_, err := spec.Parse("f.yaml", []byte(text), nil)
 		if err == nil || err.Error() != want {
@@ -235,7 +237,7 @@ func TestLoad(t *testing.T) {
 	for path, want := range map[string]string{
 		"none.yaml":   "none.yaml: there is no such file",
 		dir:           dir + ": this is a directory: name the pipeline file in it",
-		"big.yaml":    "big.yaml:1:1: the file is larger than 1048576 bytes",
+		"big.yaml":    "big.yaml:1:1: the file is larger than 262144 bytes",
 		"secret.yaml": "secret.yaml: the file may not be read by this user",
 	} {
 		if path == "secret.yaml" && os.Geteuid() == 0 {
