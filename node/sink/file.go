@@ -1,0 +1,126 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"weir/stream"
+)
+
+// OpenFile makes the file at path empty, or makes it, and returns a sink that writes to it, as
+// `>` does. The file is locked until Close: a second OpenFile, on this machine, is refused.
+//
+// A Write that returned nil survives a power cut. One that failed is taken back; it may be tried
+// again.
+//
+// A path that is no regular file (a pipe, a terminal, /dev/null) is written to as Writer does:
+// nothing of it is emptied, locked or made durable. Opening a named pipe waits for its reader.
+func OpenFile(path string) (stream.Sink, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOCTTY, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("write the output: %w", err)
+	}
+	s, err := newFile(f)
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return s, nil
+}
+
+func newFile(f *os.File) (stream.Sink, error) {
+	path := f.Name()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("write the output: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return &writer{w: f, name: path, closer: f}, nil
+	}
+	if err := lock(f); err != nil {
+		return nil, err
+	}
+	// Emptied only now: until it is locked it may be another run's.
+	if err := f.Truncate(0); err != nil {
+		return nil, fmt.Errorf("empty the output: %w", err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("write the output: %w", err)
+	}
+	return &file{f: f}, nil
+}
+
+// lock takes the file for this run.
+func lock(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("lock the output: %w", err)
+	}
+	var lockErr error
+	if err := conn.Control(func(fd uintptr) { lockErr = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB) }); err != nil {
+		return fmt.Errorf("lock the output: %w", err)
+	}
+	switch {
+	case errors.Is(lockErr, syscall.EWOULDBLOCK):
+		return fmt.Errorf("%s is locked by another run", f.Name())
+	case lockErr != nil:
+		return fmt.Errorf("lock %s: %w", f.Name(), lockErr)
+	}
+	return nil
+}
+
+// syncDir makes the name of a new file survive a power cut (fsync(2): the file's own does not).
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()                                                     // it was only read
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // EINVAL: a file system that cannot
+		return err
+	}
+	return nil
+}
+
+// file is the sink of a regular file.
+type file struct {
+	unseen
+	f    *os.File
+	size int64 // bytes, all durable
+	buf  []byte
+}
+
+// Write writes the records behind what is durable and waits for the disk.
+func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	end := s.size
+	var err error
+	s.buf, err = gather(s.buf, rs, func(p []byte) error {
+		n, err := s.f.WriteAt(p, end)
+		end += int64(n)
+		return err
+	})
+	if err == nil {
+		err = s.f.Sync()
+	}
+	if err != nil {
+		// None of it is acked, so none of it may stay if nothing follows.
+		return errors.Join(fmt.Errorf("write the output: %w", err), s.f.Truncate(s.size))
+	}
+	s.size = end
+	return nil
+}
+
+// Close releases the file. All of it is on the disk already.
+func (s *file) Close() error {
+	if err := s.f.Close(); err != nil {
+		return fmt.Errorf("close the output: %w", err)
+	}
+	return nil
+}

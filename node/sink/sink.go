@@ -1,0 +1,59 @@
+// Package sink holds the places where records end: a file, standard output, nothing; one file
+// each. A record of text is written as its body and a newline.
+//
+//	[]Record ──Write──> body \n body \n … ──> fsync ──> nil: the records are acked
+//
+// No sink here removes duplicates yet: Load answers nil, and what Write is given as seen is not
+// kept, so a record that comes twice is written twice.
+//
+// The package never retries and owns no goroutine.
+package sink
+
+import (
+	"context"
+
+	"weir/stream"
+)
+
+// Sizes of a sink's buffer, in bytes.
+const (
+	// gatherBytes is what is gathered for one write(2): two of a tap's largest blocks, so
+	// that the cost of the call does not show.
+	gatherBytes = 1 << 20
+	// bufferKeepMax is the largest buffer that is kept for the next Write: ordinary records
+	// grow it to this.
+	bufferKeepMax = 4 * gatherBytes
+)
+
+// gather writes records as text, as many at once as fit buf, and returns buf for the next time.
+func gather(buf []byte, rs []stream.Record, write func([]byte) error) ([]byte, error) {
+	buf = buf[:0]
+	for i, r := range rs {
+		buf = append(append(buf, r.Body...), '\n')
+		if len(buf) < gatherBytes && i < len(rs)-1 {
+			continue
+		}
+		if err := write(buf); err != nil {
+			return buf, err
+		}
+		buf = buf[:0]
+	}
+	if cap(buf) > bufferKeepMax {
+		return nil, nil
+	}
+	return buf, nil
+}
+
+// unseen is the part of a sink that does not remember what it has seen.
+type unseen struct{}
+
+func (unseen) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
+
+// Discard is a sink that forgets each record.
+func Discard() stream.Sink { return discard{} }
+
+type discard struct{ unseen }
+
+func (discard) Write(context.Context, []stream.Record, []byte) error { return nil }
+
+func (discard) Close() error { return nil }

@@ -1,0 +1,258 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"weir/stream"
+)
+
+func records(bodies ...string) []stream.Record {
+	rs := make([]stream.Record, len(bodies))
+	for i, b := range bodies {
+		rs[i].Body = []byte(b)
+	}
+	return rs
+}
+
+// Every sink of text writes the same for the same records.
+func TestText(t *testing.T) {
+	large := strings.Repeat("x", gatherBytes/2)
+	for _, tc := range []struct {
+		name   string
+		writes [][]stream.Record
+		want   string
+	}{
+		{"nothing", nil, ""},
+		{"lines", [][]stream.Record{records("a", "", "b"), records("c")}, "a\n\nb\nc\n"},
+		{"a block", [][]stream.Record{records("a\nb\n"), records("\x00\r")}, "a\nb\n\n\x00\r\n"},
+		{"more than is gathered", [][]stream.Record{records(large, large, large, "end"), records("z")}, large + "\n" + large + "\n" + large + "\nend\nz\n"},
+	} {
+		path := filepath.Join(t.TempDir(), "out")
+		fifo := filepath.Join(t.TempDir(), "fifo")
+		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var memory bytes.Buffer
+		piped := make(chan string, 1) // read only after the sink is closed
+		go func() { b, _ := os.ReadFile(fifo); piped <- string(b) }()
+		for _, kind := range []struct {
+			name string
+			open func() (stream.Sink, error)
+			read func() string
+		}{
+			{"file", func() (stream.Sink, error) { return OpenFile(path) }, func() string { b, _ := os.ReadFile(path); return string(b) }},
+			{"pipe", func() (stream.Sink, error) { return OpenFile(fifo) }, func() string { return <-piped }},
+			{"writer", func() (stream.Sink, error) { return Writer(&memory, "stdout"), nil }, memory.String},
+		} {
+			t.Run(tc.name+"/"+kind.name, func(t *testing.T) {
+				s, err := kind.open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if seen, err := s.Load(t.Context(), 1); seen != nil || err != nil {
+					t.Errorf("load: %q, %v", seen, err)
+				}
+				for _, rs := range tc.writes {
+					if err := s.Write(t.Context(), rs, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if got := kind.read(); got != tc.want {
+					t.Errorf("wrote %d bytes %.40q, want %d %.40q", len(got), got, len(tc.want), tc.want)
+				}
+			})
+		}
+	}
+}
+
+func TestFileIsReplacedWhenItIsFree(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out.txt")
+	if err := os.WriteFile(path, []byte("of the last run, and longer"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	first, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Write(t.Context(), records("mine"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenFile(path); err == nil || err.Error() != path+" is locked by another run" {
+		t.Errorf("the second: %v", err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "mine\n" {
+		t.Errorf("the second left %q", got)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if got, _ := os.ReadFile(path); len(got) != 0 {
+		t.Errorf("a new run begins with %q", got)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		dir:           "write the output: open " + dir + ": is a directory",
+		dir + "/no/x": "write the output: open " + dir + "/no/x: no such file or directory",
+	} {
+		if _, err := OpenFile(path); err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+}
+
+// A write that fails is taken back, so that what is in the file is what was acked.
+func TestFailedWriteIsTakenBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	s, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Write(t.Context(), records("kept"), nil); err != nil {
+		t.Fatal(err)
+	}
+	// A limit on the size of files is what this process can have as a full disk.
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 8 << 10, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	failed := s.Write(t.Context(), records(strings.Repeat("x", 16<<10)), nil)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(failed, syscall.EFBIG) {
+		t.Fatalf("error %v, want EFBIG", failed)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "kept\n" {
+		t.Errorf("the file holds %.40q", got)
+	}
+	if err := s.Write(t.Context(), records("again"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "kept\nagain\n" {
+		t.Errorf("then it holds %.40q", got)
+	}
+}
+
+func TestReaderGone(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_ = r.Close()
+	ours, theirs := io.Pipe()
+	_ = ours.Close()
+	for _, w := range []io.Writer{w, theirs} {
+		s := Writer(w, "stdout")
+		for range 2 {
+			err := s.Write(t.Context(), records("a"), nil)
+			var gone *ReaderGone
+			if !errors.As(err, &gone) || err.Error() != "nobody reads stdout any more" {
+				t.Errorf("%T: error %v", w, err)
+			}
+		}
+	}
+}
+
+// After a write that failed in part nothing more may follow its torn end.
+func TestWriterStaysBroken(t *testing.T) {
+	w := &failing{err: errors.New("line down")}
+	s := Writer(w, "the terminal")
+	for range 2 {
+		if err := s.Write(t.Context(), records("abc"), nil); err == nil || err.Error() != "write the terminal: line down" {
+			t.Errorf("error %v", err)
+		}
+	}
+	if w.calls != 1 {
+		t.Errorf("written to %d times, want once", w.calls)
+	}
+}
+
+type failing struct {
+	err   error
+	calls int
+}
+
+func (f *failing) Write(p []byte) (int, error) {
+	f.calls++
+	return 1, f.err
+}
+
+func TestCancelled(t *testing.T) {
+	f, err := OpenFile(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	why := errors.New("why")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	for _, s := range []stream.Sink{f, Writer(io.Discard, "x")} {
+		if err := s.Write(ctx, records("a"), nil); !errors.Is(err, why) {
+			t.Errorf("%T: error %v, want %v", s, err, why)
+		}
+	}
+}
+
+func TestDiscard(t *testing.T) {
+	s := Discard()
+	if seen, err := s.Load(t.Context(), 1); seen != nil || err != nil {
+		t.Errorf("load: %q, %v", seen, err)
+	}
+	if err := s.Write(t.Context(), records("a"), nil); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A large record does not stay in memory once it is written.
+func TestBufferIsBounded(t *testing.T) {
+	s := &writer{w: io.Discard}
+	for _, n := range []int{1, gatherBytes, 64 << 20, 1} {
+		if err := s.Write(t.Context(), records(string(make([]byte, n))), nil); err != nil {
+			t.Fatal(err)
+		}
+		if cap(s.buf) > bufferKeepMax {
+			t.Errorf("after %d bytes the buffer has %d", n, cap(s.buf))
+		}
+	}
+}
+
+func ExampleWriter() {
+	s := Writer(os.Stdout, "stdout")
+	defer s.Close()
+	rs := []stream.Record{{Out: stream.Out{Body: []byte("a block\nof lines")}}, {Out: stream.Out{Body: []byte("a line")}}}
+	if err := s.Write(context.Background(), rs, nil); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// a block
+	// of lines
+	// a line
+}
