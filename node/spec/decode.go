@@ -53,7 +53,7 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 	var edges ast.Node
 	err := d.mapping(doc, "the file", keys{
 		"pipeline": func(_, v ast.Node) (err error) {
-			p.Name, err = d.label(v, "pipeline")
+			p.Name, err = d.pipeline(v)
 			return err
 		},
 		"graph": func(_, v ast.Node) (err error) {
@@ -101,9 +101,9 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 	return f, nil
 }
 
-// label reads the name of a pipeline.
-func (d *decoder) label(n ast.Node, what string) (string, error) {
-	s, err := d.text(n, what)
+// pipeline reads the name of the pipeline.
+func (d *decoder) pipeline(n ast.Node) (string, error) {
+	s, err := d.text(n, "pipeline")
 	if err != nil {
 		return "", err
 	}

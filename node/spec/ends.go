@@ -3,6 +3,7 @@ package spec
 // Pure but for variables of the environment: taps and sinks.
 
 import (
+	"math"
 	"slices"
 
 	"github.com/goccy/go-yaml/ast"
@@ -116,7 +117,7 @@ func (d *decoder) generate(n ast.Node) (*Generate, error) {
 	var g Generate
 	err := d.mapping(n, "generate", keys{
 		"records": func(_, v ast.Node) (err error) {
-			g.Records, err = d.number(v, "records", 1, countMax)
+			g.Records, err = d.number(v, "records", 1, math.MaxInt)
 			return err
 		},
 		"size": func(_, v ast.Node) (err error) {
@@ -124,7 +125,7 @@ func (d *decoder) generate(n ast.Node) (*Generate, error) {
 			return err
 		},
 		"rate": func(_, v ast.Node) (err error) {
-			g.Rate, err = d.number(v, "rate", 1, countMax)
+			g.Rate, err = d.number(v, "rate", 1, math.MaxInt)
 			return err
 		},
 	})

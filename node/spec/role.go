@@ -21,8 +21,6 @@ const (
 	capacityMax = 4096
 	// procsMax is the most processes of a role on a node: as many as its records.
 	procsMax = capacityMax
-	// countMax is the most that is counted in a file: 2^53, beyond which JSON is not exact.
-	countMax = 1 << 53
 )
 
 // laterRoleKeys are keys of a role that the design names and this version does not have.

@@ -18,7 +18,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"weir/topology"
 )
@@ -151,11 +150,3 @@ func (r Role) Kind() topology.Kind {
 
 // program reports whether the role runs one.
 func (r Role) program() bool { return len(r.Exec) > 0 || r.Sh != "" }
-
-// Program is the role's command as a person would type it; "" for a tap or a sink.
-func (r Role) Program() string {
-	if r.Sh != "" {
-		return r.Sh
-	}
-	return strings.Join(r.Exec, " ")
-}

@@ -241,8 +241,11 @@ func (d *decoder) number(n ast.Node, what string, low, high int) (int, error) {
 	if err != nil {
 		return 0, d.fail(n, "%s must be a whole number, not %q", what, s)
 	}
-	if i < low || i > high {
-		return 0, d.fail(n, "%s is %d, it can be %d to %d", what, i, low, high)
+	if i < low {
+		return 0, d.fail(n, "%s is %d, it must be at least %d", what, i, low)
+	}
+	if i > high {
+		return 0, d.fail(n, "%s is %d, it can be at most %d", what, i, high)
 	}
 	return i, nil
 }
