@@ -151,31 +151,32 @@ func newProgram(cfg Config) (*program, error) {
 // lookUp finds the file to run. A name with a slash is relative to dir, any other is looked
 // for on PATH.
 func lookUp(name, dir string) (string, error) {
-	file := name
-	if strings.Contains(name, "/") {
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(dir, file)
+	base := filepath.Base(name)
+	if !strings.Contains(name, "/") {
+		path, err := exec.LookPath(name)
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", fmt.Errorf("run %s: no program of that name on PATH", base)
 		}
-		abs, err := filepath.Abs(file)
-		if err != nil {
-			return "", fmt.Errorf("run %s: %w", name, err)
-		}
-		file = abs
+		return path, err // exec.ErrDot says what it means itself
 	}
-	path, err := exec.LookPath(file)
-	switch {
-	case err == nil:
-		return path, nil
-	case errors.Is(err, exec.ErrNotFound):
-		return "", fmt.Errorf("run %s: no program of that name on PATH", name)
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return "", fmt.Errorf("run %s: %w", base, err)
+	}
+	switch _, err = exec.LookPath(path); {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("run %s: there is no file %s", name, file)
+		return "", fmt.Errorf("run %s: there is no file %s", base, path)
 	case errors.Is(err, syscall.EISDIR):
-		return "", fmt.Errorf("run %s: %s is a directory", name, file)
+		return "", fmt.Errorf("run %s: %s is a directory", base, path)
 	case errors.Is(err, fs.ErrPermission):
-		return "", fmt.Errorf("run %s: %s is not executable: chmod +x it", name, file)
+		return "", fmt.Errorf("run %s: %s is not executable: chmod +x it", base, path)
+	case err != nil:
+		return "", fmt.Errorf("run %s: %w", base, err)
 	}
-	return "", fmt.Errorf("run %s: %w", name, err)
+	return path, nil
 }
 
 // environ is what every process is given: ours, less the cluster's secret.

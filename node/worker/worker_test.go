@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -114,6 +117,40 @@ func TestHandleAgain(t *testing.T) {
 	}
 }
 
+// Wherever a text is cut into blocks, a filter of lines gives what it gives for the whole
+// (SEEDS A11).
+func TestBlocksAreThePipe(t *testing.T) {
+	const sh = "grep 7 | sed s/7/x/"
+	whole, err := exec.Command("sh", "-c", "seq 1 1000 | "+sh).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, ctx := start(t, Config{Sh: sh, OK: []int{1}})
+	for _, size := range []int{7, 100, 333, 1000} {
+		var em fakeEmitter
+		for lines := range slices.Chunk(seq(1000), size) {
+			if err := p.handle(ctx, record(strings.Join(lines, "\n")), &em); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got strings.Builder
+		for _, o := range em.outs {
+			fmt.Fprintf(&got, "%s\n", o.Body)
+		}
+		if got.String() != string(whole) {
+			t.Errorf("blocks of %d lines: got %d bytes, the pipe gives %d", size, got.Len(), len(whole))
+		}
+	}
+}
+
+func seq(n int) []string {
+	lines := make([]string, n)
+	for i := range lines {
+		lines[i] = strconv.Itoa(i + 1)
+	}
+	return lines
+}
+
 func TestKeyAndHeaderStay(t *testing.T) {
 	p, ctx := start(t, Config{Exec: []string{"cat"}})
 	r := record("a")
@@ -148,9 +185,9 @@ func TestConfigErrors(t *testing.T) {
 		{"negative procs", Config{Sh: "a", Procs: -1}, "worker: Procs: -1 is negative"},
 		{"bad code", Config{Sh: "a", OK: []int{256}}, "worker: OK: 256 is no exit code: 0 to 255"},
 		{"not on PATH", Config{Exec: []string{"no-such-program"}}, "run no-such-program: no program of that name on PATH"},
-		{"no file", Config{Exec: []string{"./no.sh"}}, "run ./no.sh: there is no file DIR/no.sh"},
-		{"directory", Config{Exec: []string{"../" + filepath.Base(dir)}}, "run ../" + filepath.Base(dir) + ": DIR is a directory"},
-		{"not executable", Config{Exec: []string{"./plain.sh"}}, "run ./plain.sh: DIR/plain.sh is not executable: chmod +x it"},
+		{"no file", Config{Exec: []string{"./no.sh"}}, "run no.sh: there is no file DIR/no.sh"},
+		{"directory", Config{Exec: []string{"../" + filepath.Base(dir)}}, "run " + filepath.Base(dir) + ": DIR is a directory"},
+		{"not executable", Config{Exec: []string{"./plain.sh"}}, "run plain.sh: DIR/plain.sh is not executable: chmod +x it"},
 		{"no interpreter line", Config{Exec: []string{"./nobang"}}, "run nobang: DIR/nobang is no program for this machine: has it a #! line?"},
 		{"bad interpreter line", Config{Exec: []string{"./badbang"}}, "run badbang: fork/exec DIR/badbang: no such file or directory: the program, the interpreter in its #! line or its directory is gone"},
 		{"shell finds nothing", Config{Sh: "no-such-program"}, "sh: exit 127, program not found: …no-such-program…"},

@@ -1,0 +1,99 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"weir/node/sink"
+	"weir/node/spec"
+	"weir/node/tap"
+	"weir/node/worker"
+	"weir/stream"
+	"weir/topology"
+)
+
+// AssembleOptions is what a role of a pipeline file needs to know of where it runs.
+type AssembleOptions struct {
+	Node   topology.NodeID // names partitions and files that are this node's own
+	Stdin  io.Reader       // of a stdin tap; nil = os.Stdin
+	Stdout io.Writer       // of a stdout sink; nil = os.Stdout
+	Log    *slog.Logger    // nil = discard
+}
+
+// generatedSize is the size of a generated line for which the file gives none, in bytes: that
+// of the records DESIGN 7 measures with.
+const generatedSize = 128
+
+// Assemble makes the role that f calls role ("role", or "pipeline/role" of f's pipeline) ready
+// to serve. A program that cannot be run is a *stream.ConfigError. The file of a sink is open,
+// locked and empty when Assemble returns: whoever gets the Role closes its Sink.
+func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
+	name := strings.TrimPrefix(role, f.Pipeline.Name+"/")
+	r, ok := f.Roles[name]
+	if !ok {
+		have := strings.Join(slices.Sorted(maps.Keys(f.Roles)), ", ")
+		return Role{}, fmt.Errorf("pipeline %s has no role %s: it has %s", f.Pipeline.Name, role, have)
+	}
+	made := Role{Name: role, Capacity: r.Capacity}
+	var err error
+	switch {
+	case r.Tap != nil:
+		made.Tap, err = assembleTap(f, r, opt)
+	case r.Sink != nil:
+		made.Sink, err = assembleSink(r.Sink, opt)
+	default:
+		procs := cmp.Or(r.Procs, runtime.NumCPU())
+		made.Capacity = cmp.Or(r.Capacity, procs)
+		made.Handler, err = worker.New(worker.Config{
+			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir,
+			Procs: procs, OK: r.OK, RecordMax: f.Pipeline.RecordMax,
+			Pipeline: f.Pipeline.Name, Role: name, Node: string(opt.Node),
+			Log: opt.Log,
+		})
+	}
+	if err != nil {
+		return Role{}, fmt.Errorf("role %s: %w", role, err)
+	}
+	return made, nil
+}
+
+func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, error) {
+	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Node: string(opt.Node)}
+	switch t := r.Tap; {
+	case t.File != "":
+		return tap.File(t.File, cfg)
+	case len(t.Glob) > 0:
+		return tap.Glob(t.Glob, cfg)
+	case t.Generate != nil:
+		g := tap.Generated{
+			Records: t.Generate.Records,
+			Size:    cmp.Or(t.Generate.Size, generatedSize),
+			Rate:    float64(t.Generate.Rate),
+		}
+		return tap.Generate(g, cfg)
+	}
+	if opt.Stdin == nil {
+		opt.Stdin = os.Stdin
+	}
+	return tap.Stdin(opt.Stdin, cfg)
+}
+
+func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
+	switch {
+	case s.File != "":
+		return sink.OpenFile(strings.ReplaceAll(s.File, "{node}", string(opt.Node)))
+	case s.Discard:
+		return sink.Discard(), nil
+	}
+	if opt.Stdout == nil {
+		opt.Stdout = os.Stdout
+	}
+	return sink.Writer(opt.Stdout, "stdout"), nil
+}
