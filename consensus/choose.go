@@ -23,32 +23,36 @@ type Change struct {
 // after, one at a time. Preferred are nodes that are no tap or sink and that lose no role its
 // last node when they die. alive and left are as the leader sees them; all other nodes are dead.
 //
-// There are target voters, or the largest odd number of nodes that are there. Death alone never
-// makes them fewer: a dead voter keeps its place until another has taken it, since fewer voters
-// survive fewer deaths (FAULTS T11). Those that left make room at once.
+// There are target voters. Where fewer nodes are there, those that vote already stay, in the
+// largest odd number. Death alone never makes them fewer: a dead voter keeps its place until
+// another has taken it, since fewer voters survive fewer deaths (FAULTS T11). Those that left
+// make room at once.
 func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeID]bool, target int) Change {
+	target = min(target, VotersMax)
 	staying := 0
 	for _, id := range s.Voters {
 		if !left[id] {
 			staying++
 		}
 	}
-	candidates := rank(s, alive)
-	size := min(target, VotersMax, max(len(candidates), staying))
+	there := 0
+	for _, n := range s.Roster {
+		there += truth(alive[n.ID])
+	}
+	size := min(target, max(there, staying))
 	size -= 1 - size%2 // odd
-	wanted := candidates[:min(size, len(candidates))]
+	wanted := rank(s, alive, there < target)
+	wanted = wanted[:min(size, len(wanted))]
 
-	if len(s.Voters) <= size {
-		for _, id := range wanted {
-			if !s.Votes(id) {
-				return Change{Add: id}
-			}
+	if len(s.Voters) > size {
+		return demote(s, self, alive, wanted)
+	}
+	for _, id := range wanted {
+		if !s.Votes(id) {
+			return Change{Add: id}
 		}
 	}
-	if len(s.Voters) <= size {
-		return Change{}
-	}
-	return demote(s, self, alive, wanted)
+	return Change{}
 }
 
 // demote takes the vote of one that is not wanted: the dead first, the leader last.
@@ -71,9 +75,9 @@ func demote(s *State, self topology.NodeID, alive map[topology.NodeID]bool, want
 	return Change{}
 }
 
-// rank returns the living nodes of the roster, the best voters first; among equals those that
-// vote already, then by id.
-func rank(s *State, alive map[topology.NodeID]bool) []topology.NodeID {
+// rank returns the living nodes of the roster, the best voters first: by burden, then those that
+// vote already, or the other way round to keep them; then by id.
+func rank(s *State, alive map[topology.NodeID]bool, keep bool) []topology.NodeID {
 	var list []topology.NodeID
 	burden := make(map[topology.NodeID]int)
 	for _, n := range s.Roster {
@@ -83,7 +87,11 @@ func rank(s *State, alive map[topology.NodeID]bool) []topology.NodeID {
 		}
 	}
 	slices.SortFunc(list, func(a, b topology.NodeID) int {
-		return cmp.Or(burden[a]-burden[b], truth(s.Votes(b))-truth(s.Votes(a)), cmp.Compare(a, b))
+		votes, burdens := truth(s.Votes(b))-truth(s.Votes(a)), burden[a]-burden[b]
+		if keep {
+			return cmp.Or(votes, burdens, cmp.Compare(a, b))
+		}
+		return cmp.Or(burdens, votes, cmp.Compare(a, b))
 	})
 	return list
 }

@@ -29,7 +29,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 
 	"weir/topology"
@@ -88,7 +87,7 @@ type Consensus struct {
 	net   Net
 	log   *slog.Logger
 
-	stands chan chan<- standing // Run answers with the vote that stands ready
+	stands chan chan<- response // Run answers with the vote that stands ready
 	lost   chan error           // length 1: why the node must stop
 
 	mu      sync.Mutex
@@ -97,12 +96,6 @@ type Consensus struct {
 	changed chan struct{} // closed and replaced when state is
 	voter   *voter
 	heard   time.Time // when a leader was last heard of by watching
-}
-
-// standing is the answer to the question for a vote.
-type standing struct {
-	id  raft.ServerID
-	err error
 }
 
 // New checks the config. It does nothing before Run.
@@ -122,7 +115,7 @@ func New(c Config) (*Consensus, error) {
 	}
 	return &Consensus{
 		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log,
-		stands:  make(chan chan<- standing),
+		stands:  make(chan chan<- response),
 		lost:    make(chan error, 1),
 		state:   &State{Version: stateVersion},
 		changed: make(chan struct{}),
@@ -142,7 +135,7 @@ func (c *Consensus) Run(ctx context.Context) error {
 func (c *Consensus) look(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, c.unvote("this node stops")) }()
 	if c.alone {
-		if _, err := c.stand(true); err != nil {
+		if err := c.stand(true); err != nil {
 			return err
 		}
 	}
@@ -159,8 +152,7 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 		case err := <-c.lost:
 			return err
 		case reply := <-c.stands:
-			id, err := c.stand(false)
-			reply <- standing{id, err} // length 1
+			reply <- c.answerStand() // length 1
 		case <-elected:
 		case <-c.Changed():
 		case <-tick.C:
@@ -171,20 +163,28 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 	}
 }
 
-// stand makes sure that raft runs here, and returns its server id.
-func (c *Consensus) stand(alone bool) (raft.ServerID, error) {
-	if v := c.vote(); v != nil {
-		return v.id, nil
+// stand makes sure that raft runs here.
+func (c *Consensus) stand(alone bool) error {
+	if c.vote() != nil {
+		return nil
 	}
 	v, err := c.newVoter(alone)
 	if err != nil {
-		return "", err
+		return err
 	}
 	c.mu.Lock()
 	c.voter = v
 	c.mu.Unlock()
 	c.log.Info("vote ready", "node", c.self.ID, "server", v.id)
-	return v.id, nil
+	return nil
+}
+
+func (c *Consensus) answerStand() response {
+	if err := c.stand(false); err != nil {
+		return response{Err: err.Error()}
+	}
+	v := c.vote()
+	return response{Stood: v.id, Applied: v.raft.AppliedIndex()}
 }
 
 // unvote stops raft; the node watches from then on.
@@ -269,14 +269,16 @@ func (c *Consensus) IsLeader() bool {
 	return v != nil && v.elected() && s.Leader == c.self.ID && s.Term == v.raft.CurrentTerm()
 }
 
-// Quorum reports whether a leader was heard of lately, and how long ago; a negative age says
-// never. What a watcher hears is as old as what its voter heard, and the way from there.
-func (c *Consensus) Quorum() (bool, time.Duration) {
-	age := c.age(time.Now())
-	return age >= 0 && age < quorumAge, age
+// Quorum reports whether a leader was heard of lately.
+func (c *Consensus) Quorum() bool {
+	age := c.Age()
+	return age >= 0 && age < quorumAge
 }
 
-// age is the time since a leader was heard of, negative if never.
+// Age is the time since a leader was heard of, negative if never. What a watcher hears is as old
+// as what its voter heard, and the way from there.
+func (c *Consensus) Age() time.Duration { return c.age(time.Now()) }
+
 func (c *Consensus) age(now time.Time) time.Duration {
 	c.mu.Lock()
 	v, heard := c.voter, c.heard

@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,28 +12,53 @@ import (
 	"weir/topology"
 )
 
-// changeWait is how long a change of voters may wait for its turn at raft.
-const changeWait = time.Second
+const (
+	// changeWait is how long a change of voters may wait for its turn at raft.
+	changeWait = time.Second
+	// catchUpWait is how long a new voter may take to get what the others have.
+	catchUpWait = 5 * time.Second
+	// catchUpAgain is the pause before it is asked again.
+	catchUpAgain = 20 * time.Millisecond
+)
 
-// AddVoter makes a node a voter: the node starts raft, then the voters are told. Only the leader
-// can; prev is the ConfigIndex the decision was made on, and nothing is changed if it is no
-// longer current.
+// AddVoter makes a node a voter: the node starts raft, the voters are told, and the node has
+// caught up when AddVoter returns nil. Only the leader can; prev is the ConfigIndex the decision
+// was made on, and nothing is changed if it is no longer current.
 func (c *Consensus) AddVoter(ctx context.Context, n topology.Node, prev uint64) error {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
 		return fmt.Errorf("add voter %s: %w", n.ID, ErrNotLeader)
 	}
-	id, err := c.askToStand(ctx, n)
+	id, _, err := c.askToStand(ctx, n)
 	if err != nil {
 		return fmt.Errorf("add voter %s: %w", n.ID, err)
 	}
 	if nodeOf(id) != n.ID {
 		return fmt.Errorf("add voter %s: it stands as %s", n.ID, id)
 	}
-	if err := v.raft.AddVoter(id, raft.ServerAddress(n.Addr), prev, changeWait).Error(); err != nil {
+	f := v.raft.AddVoter(id, raft.ServerAddress(n.Addr), prev, changeWait)
+	if err := f.Error(); err != nil {
 		return fmt.Errorf("add voter %s: %w", id, err)
 	}
-	return nil
+	return c.awaitCaughtUp(ctx, n, f.Index())
+}
+
+// awaitCaughtUp waits until a new voter has applied index. Until then it only seems to make the
+// others dispensable: raft hands it the leadership with an empty log, and nobody leads.
+func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+	defer cancel()
+	for {
+		_, applied, err := c.askToStand(ctx, n)
+		if err == nil && applied >= index {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("new voter %s does not catch up: it has applied %d of %d (%v)", n.ID, applied, index, err)
+		case <-time.After(catchUpAgain):
+		}
+	}
 }
 
 // RemoveVoter takes a node's vote; prev is as for AddVoter. The leader should not remove itself:
@@ -74,23 +98,23 @@ func (c *Consensus) TransferLeadership(_ context.Context, to topology.NodeID) er
 	return fmt.Errorf("transfer leadership to %s: it is no voter", to)
 }
 
-// askToStand has a node start raft with an empty store.
-func (c *Consensus) askToStand(ctx context.Context, n topology.Node) (raft.ServerID, error) {
+// askToStand has a node start raft with an empty store, unless it runs, and returns how far it is.
+func (c *Consensus) askToStand(ctx context.Context, n topology.Node) (id raft.ServerID, applied uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
 	conn, err := c.net.Open(ctx, n.ID, n.Addr, StreamRaft)
 	if err != nil {
-		return "", fmt.Errorf("open: %w", err)
+		return "", 0, fmt.Errorf("open: %w", err)
 	}
 	defer conn.Close()
 	out, err := exchange(conn, callWait, request{Stand: true}, nil)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("ask it to stand: %w", err)
+		return "", 0, fmt.Errorf("ask it to stand: %w", err)
 	case out.Err != "":
-		return "", fmt.Errorf("ask it to stand: %s", out.Err)
+		return "", 0, fmt.Errorf("ask it to stand: %s", out.Err)
 	}
-	return out.Stood, nil
+	return out.Stood, out.Applied, nil
 }
 
 // HandleRaft serves the calls of another voter, one after the other, until the stream ends, and
@@ -129,11 +153,7 @@ func (c *Consensus) HandleRaft(ctx context.Context, from topology.NodeID, conn n
 
 func (c *Consensus) serveRaft(ctx context.Context, from topology.NodeID, in request, data io.Reader) response {
 	if in.Stand {
-		id, err := c.standFor(ctx, from)
-		if err != nil {
-			return response{Err: err.Error()}
-		}
-		return response{Stood: id}
+		return c.standFor(ctx, from)
 	}
 	if nodeOf(raft.ServerID(in.sender())) != from {
 		return response{Err: fmt.Sprintf("node %s calls as server %s", from, in.sender())}
@@ -146,18 +166,17 @@ func (c *Consensus) serveRaft(ctx context.Context, from topology.NodeID, in requ
 }
 
 // standFor starts raft here because a voter asks for it.
-func (c *Consensus) standFor(ctx context.Context, from topology.NodeID) (raft.ServerID, error) {
+func (c *Consensus) standFor(ctx context.Context, from topology.NodeID) response {
 	if !c.State().Votes(from) {
-		return "", fmt.Errorf("%s is no voter as far as this node knows", from)
+		return response{Err: fmt.Sprintf("%s is no voter as far as this node knows", from)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
-	reply := make(chan standing, 1)
+	reply := make(chan response, 1)
 	select {
 	case c.stands <- reply:
+		return <-reply // Run answers at once
 	case <-ctx.Done():
-		return "", errors.New("this node is busy or stopped")
+		return response{Err: "this node is busy or stopped"}
 	}
-	s := <-reply // Run answers at once
-	return s.id, s.err
 }

@@ -20,6 +20,9 @@ const (
 	rosterMax = 4096
 	// pipelinesMax is how many pipelines a cluster holds: with entryBytesMax it bounds a state.
 	pipelinesMax = 64
+	// departedKept is how many nodes that left are remembered: more than leave between two looks
+	// of an orchestrator.
+	departedKept = 256
 	// electionsKept is how many elections a node remembers to show.
 	electionsKept = 64
 )
@@ -39,6 +42,10 @@ type State struct {
 	Roster    []topology.Node   `json:"roster"`    // sorted by id
 	Voters    []topology.NodeID `json:"voters"`    // sorted
 
+	// Departed are the last nodes that said they leave, oldest first: not admitted again in the
+	// same boot, whatever gossip says of them while they go.
+	Departed []Departure `json:"departed,omitempty"`
+
 	// Servers are the raft servers behind Voters, and ConfigIndex the entry that listed them.
 	Servers     []Server `json:"servers"`
 	ConfigIndex uint64   `json:"config_index"`
@@ -57,6 +64,12 @@ type Pipeline struct {
 type Failure struct {
 	Reason   string `json:"reason"`
 	ExitCode int    `json:"exit_code"`
+}
+
+// Departure is a boot of a node that left.
+type Departure struct {
+	ID   topology.NodeID `json:"id"`
+	Boot uint64          `json:"boot"`
 }
 
 // Server is a node with a vote: its id is node id, slash, the random id of its log store, so
@@ -100,6 +113,11 @@ func (s *State) Pipeline(name string) (Pipeline, bool) {
 // Votes reports whether the node is a voter.
 func (s *State) Votes(id topology.NodeID) bool { return slices.Contains(s.Voters, id) }
 
+// HasLeft reports whether the node left in that boot or a later one.
+func (s *State) HasLeft(id topology.NodeID, boot uint64) bool {
+	return slices.ContainsFunc(s.Departed, func(d Departure) bool { return d.ID == id && d.Boot >= boot })
+}
+
 // Command is what can be proposed: make one with Admit, Evict, Create or Fail.
 type Command struct {
 	Version  int                `json:"version"`
@@ -123,7 +141,8 @@ const (
 	kindFail   commandKind = "fail"
 )
 
-// Admit takes nodes into the roster, or changes them there. A node of an older boot is ignored.
+// Admit takes nodes into the roster, or changes them there. A node of an older boot, or of one
+// that left, is ignored.
 func Admit(nodes ...topology.Node) Command {
 	return Command{Version: commandVersion, Kind: kindAdmit, Nodes: nodes}
 }
@@ -181,7 +200,7 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 	case kindAdmit:
 		refused = n.admit(c.Nodes)
 	case kindEvict:
-		n.evict(c.IDs)
+		n.evict(c.IDs, c.Left)
 	case kindCreate:
 		refused = n.create(c.Pipeline)
 	case kindFail:
@@ -217,6 +236,8 @@ func (s *State) admit(nodes []topology.Node) error {
 	for _, n := range nodes {
 		i, known := slices.BinarySearchFunc(roster, n.ID, compareNode)
 		switch {
+		case s.HasLeft(n.ID, n.Boot):
+			continue
 		case !known && len(roster) >= rosterMax:
 			return fmt.Errorf("admit %s: the cluster has %d nodes, the most it holds", n.ID, rosterMax)
 		case !known:
@@ -235,12 +256,21 @@ func (s *State) admit(nodes []topology.Node) error {
 	return nil
 }
 
-func (s *State) evict(ids []topology.NodeID) {
-	roster := slices.DeleteFunc(slices.Clone(s.Roster), func(n topology.Node) bool { return slices.Contains(ids, n.ID) })
-	if len(roster) < len(s.Roster) {
-		s.Roster = roster
-		s.Epoch++
+func (s *State) evict(ids []topology.NodeID, left bool) {
+	var roster []topology.Node
+	departed := slices.Clone(s.Departed)
+	for _, n := range s.Roster {
+		if !slices.Contains(ids, n.ID) {
+			roster = append(roster, n)
+		} else if left {
+			departed = append(departed, Departure{n.ID, n.Boot})
+		}
 	}
+	if len(roster) == len(s.Roster) {
+		return
+	}
+	s.Roster, s.Departed = roster, departed[max(0, len(departed)-departedKept):]
+	s.Epoch++
 }
 
 func (s *State) create(p *topology.Pipeline) error {

@@ -53,6 +53,7 @@ type response struct {
 	Timeout  *raft.TimeoutNowResponse      `json:"timeout,omitempty"`
 	Snapshot *raft.InstallSnapshotResponse `json:"snapshot,omitempty"`
 	Stood    raft.ServerID                 `json:"stood,omitempty"`
+	Applied  uint64                        `json:"applied,omitempty"` // with Stood: how far it is
 }
 
 // transport carries raft's calls over streams of a Net. A stream serves one call at a time, so

@@ -133,6 +133,25 @@ func (c *Consensus) frameAfter(r watchRequest, at uint64) watchFrame {
 	return f
 }
 
+// Probe asks a node for a sign of life over a stream, whatever gossip says of it.
+func (c *Consensus) Probe(ctx context.Context, n topology.Node) error {
+	conn, err := c.net.Open(ctx, n.ID, n.Addr, StreamWatch)
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", n.ID, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	s := c.State()
+	if err := writeFrame(conn, watchRequest{watchVersion, s.LogID, s.Index}); err != nil {
+		return fmt.Errorf("probe %s: %w", n.ID, err)
+	}
+	var f watchFrame
+	if err := readFrame(conn, frameBytesMax, &f); err != nil {
+		return fmt.Errorf("probe %s: %w", n.ID, err)
+	}
+	return nil
+}
+
 // follow watches one node after the other while raft does not feed this one.
 func (c *Consensus) follow(ctx context.Context) {
 	var queue []peer
