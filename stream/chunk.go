@@ -20,9 +20,9 @@ type chunk struct {
 	writing   bool // the writer has it: neither freed nor packed
 }
 
-// chunkSizes are the capacities of pooled buffers, in bytes: a lone record, a few, a full
-// batch, a full block of text (512 KiB to the end of its line). Larger ones are made to size.
-var chunkSizes = [...]int{2 << 10, 16 << 10, wire.BatchBytes, 640 << 10}
+// chunkSizes are the capacities of pooled buffers, in bytes: steps of four up to a full batch,
+// and a full block of text (512 KiB to the end of its line). Larger ones are made to size.
+var chunkSizes = [...]int{2 << 10, 8 << 10, 32 << 10, wire.BatchBytes, 640 << 10}
 
 // chunks keeps dropped chunks by size.
 type chunks [len(chunkSizes)]sync.Pool

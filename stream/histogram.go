@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// latencyBuckets is the number of buckets of a latency histogram: four to a power of two of
+// LatencyBuckets is the number of buckets of a latency histogram: four to a power of two of
 // microseconds, up to 2^40 (12 days).
-const latencyBuckets = 4 * 40
+const LatencyBuckets = 4 * 40
 
 // histogram counts durations. Pure; its zero value is empty. A bucket's upper bound is at
 // most 25 % above its lower.
 type histogram struct {
-	counts [latencyBuckets]uint64
+	counts [LatencyBuckets]uint64
 }
 
 func (h *histogram) add(d time.Duration) {
@@ -24,7 +24,7 @@ func bucket(us uint64) int {
 		return int(us)
 	}
 	log := bits.Len64(us) - 1
-	return min(4*(log-1)+int(us>>(log-2)&3), latencyBuckets-1)
+	return min(4*(log-1)+int(us>>(log-2)&3), LatencyBuckets-1)
 }
 
 // bucketMax is the largest number of microseconds in a bucket.
@@ -38,7 +38,7 @@ func bucketMax(i int) uint64 {
 
 // Quantile returns the upper bound, in microseconds, of the bucket that holds the q-th part of
 // the counts of a latency histogram; 0 for an empty one.
-func Quantile(counts *[latencyBuckets]uint64, q float64) uint64 {
+func Quantile(counts *[LatencyBuckets]uint64, q float64) uint64 {
 	var total, seen uint64
 	for _, n := range counts {
 		total += n

@@ -41,6 +41,8 @@ type InletConfig struct {
 	// OnMark is told of each newer low-water mark; it must not block.
 	OnMark func(wire.Mark)
 	Log    *slog.Logger
+
+	dropAcks bool // test hook: only credit is sent
 }
 
 // Inlet is all links to one role on one node, and the goroutines that handle their records.

@@ -28,6 +28,8 @@ type OutletConfig struct {
 	// never work. It must not block.
 	Fail func(reason string, exitCode int)
 	Log  *slog.Logger
+
+	dropAcks bool // test hook: records are done with once written, as if nobody acked
 }
 
 // Outlet hands on the records of one role on one node: it picks a link for each and keeps the
@@ -241,6 +243,17 @@ func (o *Outlet) ready(s *Sender, need int) bool {
 		return true // an edge may always have one record in flight
 	}
 	size := int64(chunkBytes(max(wire.BatchPrefix+need, wire.BatchBytes)))
+	if o.fits(s, size) {
+		return true
+	}
+	if s.live*2 < s.pinned {
+		s.pack()
+	}
+	return o.fits(s, size)
+}
+
+// fits reports whether s may pin size bytes more.
+func (o *Outlet) fits(s *Sender, size int64) bool {
 	return (s.pinned+size <= windowBytes || s.win.records == 0) && o.cfg.Budget.held.Load()+size <= o.cfg.Share
 }
 
@@ -254,6 +267,7 @@ func (o *Outlet) place(s *Sender, r *wire.Record, t *tree, need int) {
 	seq := s.win.next
 	bytes := s.pending.append(seq, r)
 	s.win.add(slot{t: t, c: s.pending, bytes: uint32(bytes)})
+	s.live += int64(bytes)
 	s.e.inflight++
 	s.e.deliveries++
 }
@@ -343,7 +357,7 @@ type EdgeStats struct {
 	Redelivered      uint64
 	FirstRedelivered time.Time // when the first of these was acked; zero: none
 	Pinned           int64     // bytes
-	Latency          [latencyBuckets]uint64
+	Latency          [LatencyBuckets]uint64
 }
 
 // Stats returns the counts of each edge.

@@ -289,6 +289,9 @@ func (r *Receiver) frames(b []byte) []byte {
 		b = n.Append(b)
 	}
 	handled, acked := r.handledSeqs, r.ackedSeqs
+	if r.in.cfg.dropAcks {
+		handled, acked = nil, nil
+	}
 	for first := true; first || len(handled)+len(acked) > 0; first = false {
 		a := r.ack
 		n, m := min(len(handled), wire.RangesMax/2), min(len(acked), wire.RangesMax/2)

@@ -23,6 +23,10 @@ const (
 	readBytes = 64 << 10
 	// ackReadBytes is that of its ack direction, whose frames are small.
 	ackReadBytes = 4 << 10
+	// codedAlone is the most that packed records may take more than before, in bytes, since they
+	// are coded against others: each may have to name its source, seq and path, which the
+	// classes of buffers have room for; get grows beyond it.
+	codedAlone = 64
 	// creditAheadMax is the most a receiver may grant beyond what it took.
 	creditAheadMax = 1 << 20
 )
@@ -51,10 +55,8 @@ type Sender struct {
 	pending      *chunk // being filled
 	marks        []wire.Mark
 	taken, limit uint64 // absolute, as the receiver said
-	pinned       int64  // bytes of its chunks
+	pinned, live int64  // bytes of its chunks, and of the un-acked records in them
 	draining     bool
-
-	trees []*tree // the ack reader's scratch
 }
 
 // Hello describes a link to its receiver.
@@ -184,6 +186,7 @@ func (o *Outlet) disconnect(s *Sender) {
 	e := s.e
 	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
 	var seen *chunk
+	before := len(e.orphans)
 	for seq := s.win.base; seq < s.win.next; seq++ {
 		if c := s.win.at(seq).c; c != nil && c != seen {
 			seen = c // a chunk's records ascend, packed chunks too
@@ -195,7 +198,7 @@ func (o *Outlet) disconnect(s *Sender) {
 			})
 		}
 	}
-	e.inflight -= len(e.orphans) // all that were in the window
+	e.inflight -= len(e.orphans) - before
 	o.adopt(e)
 	o.wake()
 }
@@ -226,10 +229,14 @@ func (s *Sender) write(ctx context.Context, drain <-chan struct{}) error {
 			}
 		}
 		if c != nil {
+			first, n := c.seqs[0], uint64(len(c.seqs))
 			_, err := s.conn.Write(c.buf)
 			s.wrote(c)
 			if err != nil {
 				return fmt.Errorf("write batch: %w", err)
+			}
+			if s.o.cfg.dropAcks {
+				_, _ = s.acked(&wire.Ack{Acked: []wire.Range{{Lo: first, Hi: first + n}}}, nil)
 			}
 			continue
 		}
@@ -276,31 +283,47 @@ func (s *Sender) wrote(c *chunk) {
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
 	c.writing = false
+	if c.live > 0 && len(c.buf)*4 <= cap(c.buf) {
+		small := s.o.cfg.Budget.chunks.get(len(c.buf))
+		s.o.charge(s, int64(cap(small.buf)-cap(c.buf)))
+		c.buf, small.buf = append(small.buf[:0], c.buf...), c.buf
+		s.o.cfg.Budget.chunks.put(small)
+	}
 	s.settle(c)
 }
 
-// settle drops a chunk without live records and packs one of which less than a quarter of
-// the buffer is live.
+// settle drops a chunk without live records.
 func (s *Sender) settle(c *chunk) {
-	b := s.o.cfg.Budget
-	switch {
-	case c.writing || c == s.pending:
-	case c.live == 0:
+	if c.live == 0 && !c.writing && c != s.pending {
 		s.o.charge(s, -int64(cap(c.buf)))
-		b.chunks.put(c)
-	case c.liveBytes*4 < cap(c.buf) && cap(c.buf) > chunkSizes[0]:
-		packed := b.chunks.get(wire.BatchPrefix + c.liveBytes + 64) // 64: the first record is no longer coded against another
+		s.o.cfg.Budget.chunks.put(c)
+	}
+}
+
+// pack copies what is live out of chunks of which less than a quarter is: one record that
+// takes long would otherwise pin a whole batch.
+func (s *Sender) pack() {
+	for seq := s.win.base; seq < s.win.next; seq++ {
+		c := s.win.at(seq).c
+		if c == nil || c.writing || c == s.pending || c.liveBytes*4 >= cap(c.buf) {
+			continue
+		}
+		packed := s.o.cfg.Budget.chunks.get(wire.BatchPrefix + c.liveBytes + codedAlone)
+		if cap(packed.buf) >= cap(c.buf) {
+			continue
+		}
 		packed.at = c.at
 		s.o.charge(s, int64(cap(packed.buf)-cap(c.buf)))
 		c.each(func(seq uint64, r *wire.Record) bool {
-			if seq < s.win.base || s.win.at(seq).c != c {
-				return true
+			if seq >= s.win.base && s.win.at(seq).c == c {
+				sl := s.win.at(seq)
+				s.live -= int64(sl.bytes)
+				sl.c, sl.bytes = packed, uint32(packed.append(seq, r))
+				s.live += int64(sl.bytes)
 			}
-			sl := s.win.at(seq)
-			sl.c, sl.bytes = packed, uint32(packed.append(seq, r))
 			return true
 		})
-		b.chunks.put(c)
+		s.o.cfg.Budget.chunks.put(c)
 	}
 }
 
@@ -308,6 +331,7 @@ func (s *Sender) settle(c *chunk) {
 func (s *Sender) readAcks(r *bufio.Reader) error {
 	var buf []byte
 	var ack wire.Ack
+	var trees []*tree // used again and again
 	for {
 		t, body, err := readFrame(r, buf, 0)
 		if err != nil {
@@ -319,7 +343,7 @@ func (s *Sender) readAcks(r *bufio.Reader) error {
 			if err := ack.Parse(body); err != nil {
 				return fmt.Errorf("ack: %w", err)
 			}
-			if err := s.acked(&ack); err != nil {
+			if trees, err = s.acked(&ack, trees[:0]); err != nil {
 				return err
 			}
 		case wire.TypeNack:
@@ -336,23 +360,23 @@ func (s *Sender) readAcks(r *bufio.Reader) error {
 	}
 }
 
-// acked applies an ACK and then tells the inputs whose outputs were acked.
-func (s *Sender) acked(a *wire.Ack) error {
+// acked applies an ACK and then tells the inputs whose outputs were acked; it gathers these in
+// trees and returns that.
+func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 	o := s.o
 	o.mu.Lock()
 	if n := len(a.Acked); a.Taken > s.win.next || n > 0 && a.Acked[n-1].Hi > s.win.next || a.Limit > a.Taken+creditAheadMax {
 		o.mu.Unlock()
-		return fmt.Errorf("ack of records that were never sent: %w", wire.ErrBad)
+		return nil, fmt.Errorf("ack of records that were never sent: %w", wire.ErrBad)
 	}
 	s.taken, s.limit = max(s.taken, a.Taken), max(s.limit, a.Limit)
 	now := time.Now()
 	for _, r := range a.Handled {
 		s.handled(r, now)
 	}
-	s.trees = s.trees[:0]
 	for _, r := range a.Acked {
 		s.handled(r, now)
-		s.free(r, now)
+		trees = s.free(r, now, trees)
 	}
 	o.adopt(s.e)
 	if s.draining && s.win.records == 0 {
@@ -362,11 +386,11 @@ func (s *Sender) acked(a *wire.Ack) error {
 	o.mu.Unlock()
 
 	done := ackBatch{slabs: &o.cfg.Budget.slabs}
-	for _, t := range s.trees {
+	for _, t := range trees {
 		done.done(t)
 	}
 	done.flush()
-	return nil
+	return trees, nil
 }
 
 // handled notes how long the records of a range took from their write to a handler's return.
@@ -379,8 +403,8 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 	}
 }
 
-// free lets go of the acked records of a range.
-func (s *Sender) free(r wire.Range, now time.Time) {
+// free lets go of the acked records of a range and adds their inputs to trees.
+func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		sl, ok := s.win.free(seq)
 		if !ok {
@@ -390,11 +414,10 @@ func (s *Sender) free(r wire.Range, now time.Time) {
 		if sl.again && s.e.firstRedelivered.IsZero() {
 			s.e.firstRedelivered = now
 		}
-		s.trees = append(s.trees, sl.t)
-		sl.c.live--
-		sl.c.liveBytes -= int(sl.bytes)
-		s.settle(sl.c)
+		trees = append(trees, sl.t)
+		s.drop(sl)
 	}
+	return trees
 }
 
 // nacked takes a record back: to another node, or the run stops.
@@ -444,12 +467,18 @@ func (o *Outlet) copyOut(s *Sender, or *orphan) {
 	own := b.chunks.get(wire.BatchPrefix + wire.RecordBytes(&or.rec))
 	b.held.Add(int64(cap(own.buf)))
 	own.append(0, &or.rec)
-	old := or.c
+	old := slot{c: or.c, bytes: uint32(or.bytes)}
 	own.each(func(_ uint64, r *wire.Record) bool {
 		or.rec, or.c = *r, own
 		return false
 	})
-	old.live--
-	old.liveBytes -= or.bytes
-	s.settle(old)
+	s.drop(old)
+}
+
+// drop takes a record that left the window off its chunk.
+func (s *Sender) drop(sl slot) {
+	sl.c.live--
+	sl.c.liveBytes -= int(sl.bytes)
+	s.live -= int64(sl.bytes)
+	s.settle(sl.c)
 }

@@ -145,7 +145,7 @@ func (c *conn) drain(ctx context.Context) {
 	c.close(codeRetired, "another connection took its place")
 }
 
-// serve accepts the streams of a connection until it is closed.
+// serve accepts the streams of a connection until it is closed or ctx is done, and closes it.
 func (m *Mux) serve(ctx context.Context, c *conn) {
 	log := m.cfg.Log.With("peer", c.peer.ID, "addr", c.peer.Addr, "class", c.place.class.alpn(), "index", c.place.index)
 	log.Debug("connection up", "boot", c.peer.Boot, "epoch", c.peer.Epoch, "dialled", c.ours)
@@ -156,6 +156,7 @@ func (m *Mux) serve(ctx context.Context, c *conn) {
 		if err != nil {
 			log.Debug("connection gone", "err", err)
 			cancel(fmt.Errorf("%w: %w", ErrLost, err))
+			c.close(codeBye, "the node stops") // unless it is closed, with the code it was closed with
 			return
 		}
 		s := newStream(c, q, false)

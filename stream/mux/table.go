@@ -161,18 +161,11 @@ func (t *table) peers() []Peer {
 	return peers
 }
 
-// close closes every connection and takes no more.
+// close takes no more connections; those that are there end with Run.
 func (t *table) close() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.closed = true
-	cs := make([]*conn, 0, len(t.all))
-	for c := range t.all {
-		cs = append(cs, c)
-	}
-	t.mu.Unlock()
-	for _, c := range cs {
-		c.close(codeBye, "the node stops")
-	}
 }
 
 // origin is what decides between two connections of one place.

@@ -134,10 +134,14 @@ func ParseBatch(body []byte) (Batch, error) {
 	if n == 0 || uint64(n)*2 > uint64(len(body)-batchHeaderBytes) {
 		return Batch{}, fmt.Errorf("batch of %d records in %d bytes: %w", n, len(body), ErrBad)
 	}
-	return Batch{
-		First: binary.BigEndian.Uint64(body), Count: int(n), left: int(n),
-		d: decoder{b: body[batchHeaderBytes:]},
-	}, nil
+	b := Records(body[batchHeaderBytes:], int(n))
+	b.First = binary.BigEndian.Uint64(body)
+	return b, nil
+}
+
+// Records reads n records that follow a prefix, without it.
+func Records(b []byte, n int) Batch {
+	return Batch{Count: n, left: n, d: decoder{b: b}}
 }
 
 // Left is the number of records not yet read.
