@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -11,13 +12,18 @@ import (
 	"weir/topology"
 )
 
-// Heartbeats: a byte there and back on the control connection. A dead peer is noticed after 1.0
+// Heartbeats: some bytes there and back on the control connection. A dead peer is noticed after 1.0
 // to 1.2 s; a false alarm costs a redelivery, so a loop that ran late itself starts anew.
 const (
 	beatEvery     = 200 * time.Millisecond
 	beatMissesMax = 5
 	beatLate      = 2 * beatEvery // between two looks: we slept, not the peer
 )
+
+// beatBytes is the size of a beat. A node that started anew answers what it does not know with a
+// stateless reset, but only packets of more than 42 bytes (quic-go protocol.MinStatelessResetSize):
+// a beat must be one of these, so that a restart is noticed by the next beat.
+const beatBytes = 32
 
 // pulse judges heartbeats. It is pure.
 type pulse struct {
@@ -133,7 +139,7 @@ func (b *beater) exchange(ctx context.Context) error {
 	defer b.s.Close()
 	stop := context.AfterFunc(ctx, b.s.Reset)
 	defer stop()
-	var one [1]byte
+	var beat [beatBytes]byte
 	for {
 		select {
 		case <-b.ask:
@@ -142,10 +148,10 @@ func (b *beater) exchange(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if _, err := b.s.Write(one[:]); err != nil {
+		if _, err := b.s.Write(beat[:]); err != nil {
 			return err
 		}
-		if _, err := b.s.Read(one[:]); err != nil {
+		if _, err := io.ReadFull(b.s, beat[:]); err != nil {
 			return err
 		}
 		flag(b.heard)
@@ -178,12 +184,12 @@ func flag(c chan struct{}) {
 
 // echo answers heartbeats.
 func echo(_ context.Context, _ Peer, c net.Conn) {
-	var one [1]byte
+	var beat [beatBytes]byte
 	for {
-		if _, err := c.Read(one[:]); err != nil {
+		if _, err := io.ReadFull(c, beat[:]); err != nil {
 			return
 		}
-		if _, err := c.Write(one[:]); err != nil {
+		if _, err := c.Write(beat[:]); err != nil {
 			return
 		}
 	}

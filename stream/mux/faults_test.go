@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -72,7 +73,7 @@ func TestT1StalledLinks(t *testing.T) {
 				return err
 			}
 			defer c.Close()
-			return say(c, "b")
+			return say(c, strings.Repeat("b", beatBytes))
 		})
 		took("the 65th link", func() error {
 			c, err := n1.Open(ctx, "n2", n2.addr, KindLink)
@@ -180,20 +181,22 @@ func TestT3Burst(t *testing.T) {
 	if _, err := n1.Resolve(within(t, 5*time.Second), n2.addr); err != nil {
 		t.Fatal(err)
 	}
-	const burst = 500
-	for range burst {
-		if err := n1.Send(make([]byte, 1200), n2.addr); err != nil {
-			t.Fatal(err)
+	const burst, step = 500, 20 // a step fits quic-go's queue: on a busy machine the sender outruns any reader
+	for sent := 0; sent < burst; sent += step {
+		for range step {
+			if err := n1.Send(make([]byte, 1200), n2.addr); err != nil {
+				t.Fatal(err)
+			}
 		}
+		waitFor(t, "the packets to reach the ring", func() bool { // the handler holds one
+			return len(n2.ring)+1+int(n2.Dropped()) >= sent+step
+		})
 	}
-	waitFor(t, "the burst to arrive or be counted", func() bool {
-		return uint64(len(n2.ring))+1+n2.Dropped() >= burst
-	})
-	if d := n2.Dropped(); d > burst/2 { // without the ring 32 arrive; a busy machine loses a few
+	if d := n2.Dropped(); d > 0 { // without the ring, all but 33
 		t.Errorf("%d of %d packets were dropped", d, burst)
 	}
 	close(stall)
-	waitFor(t, "the handler to see what was kept", func() bool { return got.Load()+n2.Dropped() == burst })
+	waitFor(t, "the handler to see them", func() bool { return got.Load() == burst })
 }
 
 // waitFor looks until ok, for real sockets.
@@ -394,7 +397,7 @@ func TestT6Restart(t *testing.T) {
 		again := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink), func(c *Config) { c.Boot = 2 })
 		n2.stop() // its socket is unplugged: nobody hears it go
 		began := time.Now()
-		if err := say(c, "anybody there?"); !errors.Is(err, ErrLost) {
+		if err := say(c, strings.Repeat("anybody there? ", 10)); !errors.Is(err, ErrLost) {
 			t.Errorf("a stream to a node that started anew: %v", err)
 		}
 		if d := time.Since(began); d > 50*time.Millisecond {
