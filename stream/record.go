@@ -93,6 +93,9 @@ type ConfigError struct{ Err error }
 func (e *ConfigError) Error() string { return e.Err.Error() }
 func (e *ConfigError) Unwrap() error { return e.Err }
 
+// ExitCode is EX_CONFIG of sysexits.h.
+func (e *ConfigError) ExitCode() int { return 78 }
+
 // Limits of a record.
 const (
 	// RecordBytesMax is the most a record's body may hold unless its pipeline raises it, in

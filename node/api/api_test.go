@@ -167,7 +167,7 @@ func TestGetNobody(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"", "unix:", "n1", "127.0.0.1:80", "https://127.0.0.1", "http://", "http://h/path"} {
-		if _, err := Get(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "neither unix:PATH nor http://") {
+		if _, err := Get(t.Context(), addr); !errors.Is(err, ErrAddress) {
 			t.Errorf("Get(%q): %v", addr, err)
 		}
 	}

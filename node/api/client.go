@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,9 @@ const (
 	// second for the others.
 	getWait = 5 * time.Second
 )
+
+// ErrAddress is the error of an address that Get cannot read.
+var ErrAddress = errors.New("an address is unix:PATH or http://HOST:PORT")
 
 // UnreachableError says that nobody answers at an address.
 type UnreachableError struct {
@@ -48,7 +52,7 @@ func Get(ctx context.Context, addr string) (Status, error) {
 	}
 	resp, err := (&http.Client{Transport: tr}).Do(req)
 	if err != nil {
-		if ue, ok := err.(*url.Error); ok {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // without the made-up URL of a socket
 		}
 		return st, &UnreachableError{Addr: addr, Err: err}
@@ -81,7 +85,7 @@ func parseAddr(addr string) (base string, tr *http.Transport, err error) {
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Scheme != "http" || u.Host == "" || (u.Path != "" && u.Path != "/") {
-		return "", nil, fmt.Errorf("address %q is neither unix:PATH nor http://HOST:PORT", addr)
+		return "", nil, fmt.Errorf("%q: %w", addr, ErrAddress)
 	}
 	return "http://" + u.Host, tr, nil
 }

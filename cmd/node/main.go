@@ -1,0 +1,76 @@
+// Command weir moves records through a graph of roles: the one binary that every node of a
+// pipeline runs, and the command line to try, start, watch and check them.
+//
+//	go build -o weir ./cmd/node
+//
+//	weir pipe 'CMD' 'CMD' ...   stdin through programs to stdout, one process
+//	weir up FILE                a whole pipeline on this machine, a process per node
+//	weir lint FILE              what is wrong with a pipeline file
+//	weir status                 what a running cluster does
+//
+// `up` runs the hidden verb `start` of the same binary once per node. Its threads are on one
+// page: the main goroutine starts, watches and ends the processes (fleet.go); a goroutine per
+// process reports its life (child.go) and one polls the status (fleet.go); all are joined
+// before the verb returns.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	// A child's Pdeathsig fires when the thread that started it ends, not the process
+	// (prctl(2)). The main goroutine starts all children; locked here it stays on the main
+	// thread, which lives as long as the process.
+	runtime.LockOSThread()
+	// With a handler, a write to a closed pipe is an error that we can act on; without one the
+	// runtime would end us in the middle (os/signal, SIGPIPE).
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings as arguments; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteC()
+	var failure *exitError
+	switch {
+	case err == nil:
+		return exitOK
+	case !errors.As(err, &failure): // cobra's own: nothing has run
+		fmt.Fprintf(stderr, "weir: %v\nSee %q.\n", err, cmd.CommandPath()+" --help")
+		return exitUsage
+	case failure.Err != nil:
+		fmt.Fprintf(stderr, "weir: %v\n", failure.Err)
+	}
+	return failure.Code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "weir",
+		Short: "Move records through a graph of programs, on this machine or many",
+		Long: `weir moves records through a graph of roles spread over processes or machines,
+without a broker and without a fixed orchestrator. Any Unix filter is a worker.
+
+Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return setFromEnv(cmd.Flags(), os.LookupEnv)
+		},
+	}
+	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newVersion())
+	return root
+}
