@@ -1,0 +1,288 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/consensus"
+	"weir/gossip"
+	"weir/topology"
+)
+
+const (
+	// rosterEvery is how often the leader compares members and roster: joins that come together
+	// make one entry.
+	rosterEvery = 250 * time.Millisecond
+	// votersEvery is how often it changes a voter.
+	votersEvery = 500 * time.Millisecond
+	// votersSettle is how long members and roster must stay the same before a voter is changed:
+	// nodes that start together are seen together. votersSettleMax is the longest it waits.
+	votersSettle    = time.Second
+	votersSettleMax = 5 * time.Second
+	// probeWait is how long a node that gossip calls dead may take to answer, probeAgain how
+	// long an answer counts.
+	probeWait  = time.Second
+	probeAgain = 5 * time.Second
+	// unseenMax is how long a node of the roster may be unknown to gossip before it is probed:
+	// several push/pulls, since a new leader may have been told of nobody yet.
+	unseenMax = 15 * time.Second
+	// votersDefault is the target number of voters where the config says none.
+	votersDefault = 3
+)
+
+// membership is what the orchestrator needs of gossip.
+type membership interface {
+	Members() []gossip.Member
+}
+
+// ledger is what it needs of the log.
+type ledger interface {
+	State() *consensus.State
+	IsLeader() bool
+	Propose(context.Context, consensus.Command) error
+	Probe(context.Context, topology.Node) error
+}
+
+// electorate changes who votes.
+type electorate interface {
+	AddVoter(ctx context.Context, n topology.Node, prev uint64) error
+	RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error
+	TransferLeadership(ctx context.Context, to topology.NodeID) error
+}
+
+// orchestrator is what the leader does besides leading: it makes the roster follow gossip and
+// chooses voters. It runs on every node and is idle on all but the leader; what it remembers is
+// lost with the leadership, and found again.
+type orchestrator struct {
+	self    topology.NodeID
+	target  int // voters wanted; 0 = 3
+	members membership
+	ledger  ledger
+	voters  electorate
+	log     *slog.Logger
+
+	// run's own.
+	leading  time.Time                     // since when; zero: not
+	seen     map[topology.NodeID]member    // as they were a look ago
+	answered map[topology.NodeID]time.Time // when a node that gossip calls dead did answer
+	refused  map[topology.NodeID]time.Time // when a node could not be made a voter
+	voted    time.Time                     // when voters were last looked at
+	settled  time.Time                     // since when members and roster have been the same
+	waiting  time.Time                     // since when settled is waited for
+	epoch    uint64
+}
+
+// member is what of a gossip.Member makes a difference.
+type member struct {
+	node  topology.Node
+	state gossip.State
+}
+
+func (n *Node) newOrchestrator() *orchestrator {
+	return &orchestrator{
+		self: n.self.ID, target: n.cfg.Voters, members: n.gossip, ledger: n.consensus, voters: n.consensus, log: n.log,
+	}
+}
+
+// run looks after roster and voters until ctx is done.
+func (o *orchestrator) run(ctx context.Context) error {
+	tick := time.NewTicker(rosterEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			if !o.ledger.IsLeader() {
+				o.leading = time.Time{}
+				continue
+			}
+			o.look(ctx, now)
+		}
+	}
+}
+
+// look is one round. Whatever fails is tried again by the next.
+func (o *orchestrator) look(ctx context.Context, now time.Time) {
+	if o.leading.IsZero() {
+		o.log.Info("leading", "term", o.ledger.State().Term)
+		o.leading, o.waiting, o.settled, o.voted = now, now, now, now
+		o.seen = nil
+		o.answered = make(map[topology.NodeID]time.Time)
+		o.refused = make(map[topology.NodeID]time.Time)
+	}
+	s := o.ledger.State()
+	members := ours(o.members.Members(), s.LogID)
+	if !maps.EqualFunc(members, o.seen, sameMember) || s.Epoch != o.epoch {
+		o.settled = now
+	}
+	joins := toAdmit(s, members, o.seen)
+	left, lost := toEvict(s, members, o.self, now.Sub(o.leading) > unseenMax)
+	o.seen, o.epoch = members, s.Epoch
+	if len(joins) > 0 {
+		o.propose(ctx, consensus.Admit(joins...), "admitted", idsOf(joins))
+	}
+	if len(left) > 0 {
+		o.propose(ctx, consensus.Evict(true, left...), "evicted those that left", left)
+	}
+	if dead := o.probe(ctx, lost, now); len(dead) > 0 {
+		o.propose(ctx, consensus.Evict(false, dead...), "evicted the dead", dead)
+	}
+	if now.Sub(o.voted) >= votersEvery && o.calm(now) {
+		o.voted = now
+		o.vote(ctx, members, now)
+	}
+}
+
+// calm reports whether members and roster have settled, or have not for too long.
+func (o *orchestrator) calm(now time.Time) bool {
+	if now.Sub(o.settled) < votersSettle && now.Sub(o.waiting) < votersSettleMax {
+		return false
+	}
+	o.waiting = now
+	return true
+}
+
+func (o *orchestrator) propose(ctx context.Context, c consensus.Command, what string, ids []topology.NodeID) {
+	if err := o.ledger.Propose(ctx, c); err != nil {
+		o.log.Warn("roster stays as it is", "err", err)
+		return
+	}
+	o.log.Info(what, "nodes", ids, "epoch", o.ledger.State().Epoch)
+}
+
+// probe returns the nodes that do not answer.
+func (o *orchestrator) probe(ctx context.Context, lost []topology.Node, now time.Time) (dead []topology.NodeID) {
+	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	for _, n := range lost {
+		if now.Sub(o.answered[n.ID]) < probeAgain {
+			continue
+		}
+		group.Go(func() {
+			err := o.ledger.Probe(ctx, n)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				o.answered[n.ID] = now
+			} else {
+				dead = append(dead, n.ID)
+			}
+		})
+	}
+	group.Wait()
+	if context.Cause(ctx) == context.Canceled {
+		return nil // we stop: nobody was given the time to answer
+	}
+	slices.Sort(dead)
+	return dead
+}
+
+// vote makes at most one change of voters.
+func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]member, now time.Time) {
+	s := o.ledger.State()
+	alive, left := o.presence(s, members, now)
+	target := o.target
+	if target == 0 {
+		target = votersDefault
+	}
+	c := consensus.ChooseVoters(s, o.self, alive, left, target)
+	var err error
+	switch {
+	case c.Add != "":
+		n, _ := s.Node(c.Add)
+		if err = o.voters.AddVoter(ctx, n, s.ConfigIndex); err != nil {
+			o.refused[c.Add] = now
+		}
+	case c.Remove != "":
+		err = o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex)
+	case c.Transfer != "":
+		err = o.voters.TransferLeadership(ctx, c.Transfer)
+	default:
+		return
+	}
+	if err != nil {
+		o.log.Warn("voters stay as they are", "err", err)
+		return
+	}
+	o.log.Info("voters change", "add", c.Add, "remove", c.Remove, "transfer", c.Transfer)
+}
+
+// presence says who is alive and who left. Who answers is alive; who lately could not be made a
+// voter is passed over for a while, so that another gets its turn.
+func (o *orchestrator) presence(s *consensus.State, members map[topology.NodeID]member, now time.Time) (alive, left map[topology.NodeID]bool) {
+	alive, left = map[topology.NodeID]bool{o.self: true}, make(map[topology.NodeID]bool)
+	for id, m := range members {
+		switch {
+		case m.state == gossip.StateLeft || s.HasLeft(id, m.node.Boot):
+			left[id] = true
+		case m.state == gossip.StateAlive || now.Sub(o.answered[id]) < probeAgain:
+			alive[id] = s.Votes(id) || now.Sub(o.refused[id]) >= probeAgain
+		}
+	}
+	return alive, left
+}
+
+// ours returns the members that belong to the log, or to none yet.
+func ours(all []gossip.Member, logID uint64) map[topology.NodeID]member {
+	members := make(map[topology.NodeID]member, len(all))
+	for _, m := range all {
+		if m.LogID == 0 || m.LogID == logID {
+			members[m.ID] = member{topology.Node{ID: m.ID, Boot: m.Boot, Addr: m.Addr, Roles: m.Roles}, m.State}
+		}
+	}
+	return members
+}
+
+// toAdmit returns the living members that the roster lacks or knows otherwise, if they were the
+// same a look ago: a burst of joins becomes one entry.
+func toAdmit(s *consensus.State, members, before map[topology.NodeID]member) (nodes []topology.Node) {
+	for id, m := range members {
+		known, ok := s.Node(id)
+		switch {
+		case m.state != gossip.StateAlive || s.HasLeft(id, m.node.Boot):
+		case ok && (m.node.Boot < known.Boot || sameNode(m.node, known)):
+		case sameMember(m, before[id]):
+			nodes = append(nodes, m.node)
+		}
+	}
+	slices.SortFunc(nodes, func(a, b topology.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return nodes
+}
+
+// toEvict returns the nodes of the roster that left, and those that seem dead. With unseen those
+// count that gossip has never told us of.
+func toEvict(s *consensus.State, members map[topology.NodeID]member, self topology.NodeID, unseen bool) (left []topology.NodeID, lost []topology.Node) {
+	for _, n := range s.Roster {
+		m, known := members[n.ID]
+		switch {
+		case n.ID == self:
+		case !known && !unseen, known && m.node.Boot < n.Boot:
+		case !known, m.state == gossip.StateDead:
+			lost = append(lost, n)
+		case m.state == gossip.StateLeft:
+			left = append(left, n.ID)
+		}
+	}
+	return left, lost
+}
+
+func sameMember(a, b member) bool { return a.state == b.state && sameNode(a.node, b.node) }
+
+func sameNode(a, b topology.Node) bool {
+	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles)
+}
+
+func idsOf(nodes []topology.Node) (ids []topology.NodeID) {
+	for _, n := range nodes {
+		ids = append(ids, n.ID)
+	}
+	return ids
+}

@@ -1,0 +1,385 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/consensus"
+	"weir/gossip"
+	"weir/topology"
+)
+
+// bench is what an orchestrator works on, without a network: commands take effect at once.
+type bench struct {
+	mu      sync.Mutex
+	state   consensus.State
+	members []gossip.Member
+	leads   bool
+	answers map[topology.NodeID]bool
+	said    []string // what the orchestrator did
+}
+
+func (b *bench) note(format string, args ...any) {
+	b.said = append(b.said, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) Members() []gossip.Member {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.members)
+}
+
+func (b *bench) State() *consensus.State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.state
+	return &s
+}
+
+func (b *bench) IsLeader() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leads
+}
+
+func (b *bench) Propose(_ context.Context, c consensus.Command) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state.Roster = append(slices.Clone(b.state.Roster), c.Nodes...)
+	for _, id := range c.IDs {
+		b.state.Roster = slices.DeleteFunc(b.state.Roster, func(n topology.Node) bool { return n.ID == id })
+	}
+	slices.SortFunc(b.state.Roster, func(a, b topology.Node) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	b.state.Epoch++
+	switch {
+	case len(c.Nodes) > 0:
+		b.note("admit %s", idsOf(c.Nodes))
+	case c.Left:
+		b.note("left %s", c.IDs)
+	default:
+		b.note("dead %s", c.IDs)
+	}
+	return nil
+}
+
+func (b *bench) Probe(ctx context.Context, n topology.Node) error {
+	b.mu.Lock()
+	ok := b.answers[n.ID]
+	b.mu.Unlock()
+	if ok {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (b *bench) AddVoter(_ context.Context, n topology.Node, _ uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if strings.HasPrefix(string(n.ID), "bad") {
+		b.note("cannot add %s", n.ID)
+		return errors.New("it does not stand")
+	}
+	b.state.Voters = append(slices.Clone(b.state.Voters), n.ID)
+	b.note("add %s", n.ID)
+	return nil
+}
+
+func (b *bench) RemoveVoter(_ context.Context, id topology.NodeID, _ uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state.Voters = slices.DeleteFunc(slices.Clone(b.state.Voters), func(v topology.NodeID) bool { return v == id })
+	b.note("remove %s", id)
+	return nil
+}
+
+func (b *bench) TransferLeadership(_ context.Context, to topology.NodeID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.note("transfer %s", to)
+	b.leads = false
+	return nil
+}
+
+func (b *bench) set(ms ...gossip.Member) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range ms {
+		b.members = append(slices.DeleteFunc(b.members, func(o gossip.Member) bool { return o.ID == m.ID }), m)
+	}
+}
+
+// lead makes this node the leader or another.
+func (b *bench) lead(yes bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.leads = yes
+}
+
+// answer says whether a node answers probes.
+func (b *bench) answer(id topology.NodeID, yes bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answers[id] = yes
+}
+
+// expect checks what was done since the last time.
+func (b *bench) expect(t *testing.T, want ...string) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.said, want) {
+		t.Errorf("the orchestrator did %q, want %q", b.said, want)
+	}
+	b.said = nil
+}
+
+func up(id string, roles ...string) gossip.Member {
+	return gossip.Member{ID: topology.NodeID(id), Boot: 1, Addr: id + ":1", LogID: 7, Roles: roles, State: gossip.StateAlive}
+}
+
+func gone(m gossip.Member, s gossip.State) gossip.Member {
+	m.State = s
+	return m
+}
+
+// onBench runs an orchestrator of node a in virtual time.
+func onBench(t *testing.T, f func(t *testing.T, b *bench)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{leads: true, answers: make(map[topology.NodeID]bool)}
+		b.state.LogID, b.state.Voters = 7, []topology.NodeID{"a"}
+		o := &orchestrator{self: "a", members: b, ledger: b, voters: b, log: slog.New(slog.DiscardHandler)}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- o.run(ctx) }()
+		f(t, b)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+func TestRosterFollowsMembers(t *testing.T) {
+	onBench(t, func(t *testing.T, b *bench) {
+		stranger := up("x")
+		stranger.LogID = 8
+		b.set(up("a"), up("b"), stranger)
+		time.Sleep(300 * time.Millisecond)
+		b.expect(t) // seen once
+		time.Sleep(300 * time.Millisecond)
+		b.expect(t, "admit [a b]")
+
+		b.lead(false)
+		b.set(up("c"))
+		time.Sleep(5 * time.Second)
+		b.expect(t) // another leads
+		b.lead(true)
+		time.Sleep(600 * time.Millisecond)
+		b.expect(t, "admit [c]")
+
+		b.set(gone(up("b"), gossip.StateLeft))
+		time.Sleep(300 * time.Millisecond)
+		b.expect(t, "left [b]")
+
+		b.answer("c", true)
+		b.set(gone(up("c"), gossip.StateDead))
+		time.Sleep(20 * time.Second)
+		b.expect(t) // it answers
+		b.answer("c", false)
+		time.Sleep(probeAgain + 2*probeWait)
+		b.expect(t, "dead [c]")
+
+		again := up("c")
+		again.Boot, again.Addr = 2, "c:2"
+		b.set(again)
+		time.Sleep(time.Second)
+		b.expect(t, "admit [c]")
+	})
+}
+
+func TestVotersChangeOnceNodesHaveSettled(t *testing.T) {
+	onBench(t, func(t *testing.T, b *bench) {
+		p := consensus.Pipeline{Pipeline: topology.Pipeline{Name: "p", Roles: []topology.Role{{Name: "tap", Kind: topology.KindTap}}}}
+		b.mu.Lock()
+		b.state.Pipelines = []consensus.Pipeline{p}
+		b.mu.Unlock()
+		b.set(up("a", "tap"))
+		for _, id := range []string{"bad", "b", "c", "d"} {
+			time.Sleep(400 * time.Millisecond)
+			b.set(up(id))
+		}
+		time.Sleep(900 * time.Millisecond)
+		b.mu.Lock()
+		for _, did := range b.said {
+			if !strings.HasPrefix(did, "admit") {
+				t.Errorf("%s before the nodes have settled", did)
+			}
+		}
+		b.said = nil
+		b.mu.Unlock()
+		time.Sleep(4 * time.Second)
+		b.expect(t, "add b", "cannot add bad", "add c", "add d", "transfer b")
+	})
+	onBench(t, func(t *testing.T, b *bench) {
+		b.set(up("a"), up("bad"), up("good"), up("ok"))
+		time.Sleep(4 * time.Second)
+		b.expect(t, "admit [a bad good ok]", "cannot add bad", "add good", "add ok")
+	})
+}
+
+func TestToEvictWaitsForGossip(t *testing.T) {
+	s := &consensus.State{Roster: []topology.Node{{ID: "a", Boot: 1}, {ID: "b", Boot: 2}, {ID: "c", Boot: 1}}}
+	members := map[topology.NodeID]member{
+		"b": {topology.Node{ID: "b", Boot: 1}, gossip.StateLeft}, // its former start
+	}
+	for unseen, want := range map[bool]string{false: "[]", true: "[c]"} {
+		left, lost := toEvict(s, members, "a", unseen)
+		if got := fmt.Sprint(idsOf(lost)); got != want || len(left) > 0 {
+			t.Errorf("unseen %v: lost %s, left %s, want %s and none", unseen, got, left, want)
+		}
+	}
+}
+
+// cable connects nodes by pipes; who is down breaks all of its own.
+type cable struct {
+	group sync.WaitGroup
+
+	mu    sync.Mutex
+	nodes map[string]*wired // by address
+	pipes map[net.Conn][2]string
+}
+
+type wired struct {
+	cable *cable
+	node  topology.Node
+	log   *consensus.Consensus
+	ctx   context.Context
+	down  func()
+}
+
+func (w *wired) Open(ctx context.Context, _ topology.NodeID, addr string, s consensus.Stream) (net.Conn, error) {
+	w.cable.mu.Lock()
+	defer w.cable.mu.Unlock()
+	to := w.cable.nodes[addr]
+	if to == nil || to.ctx.Err() != nil || w.ctx.Err() != nil {
+		return nil, errors.New("nobody is there")
+	}
+	ours, theirs := net.Pipe()
+	w.cable.pipes[ours] = [2]string{w.node.Addr, addr}
+	handle := map[consensus.Stream]func(context.Context, topology.NodeID, net.Conn){
+		consensus.StreamRaft: to.log.HandleRaft, consensus.StreamWatch: to.log.HandleWatch, consensus.StreamPropose: to.log.HandlePropose,
+	}[s]
+	w.cable.group.Go(func() { handle(to.ctx, w.node.ID, theirs) })
+	return ours, nil
+}
+
+func (w *cable) start(t *testing.T, b *bench, i int, roles ...string) *wired {
+	n := &wired{cable: w, node: topology.Node{ID: topology.NodeID(fmt.Sprintf("n%02d", i)), Boot: 1, Addr: fmt.Sprintf("10.0.0.%d:7411", i), Roles: roles}}
+	c := consensus.Config{Self: n.node, Net: n, Bootstrap: i == 1}
+	if i > 1 {
+		c.Seeds = []string{"10.0.0.1:7411"}
+	}
+	var err error
+	if n.log, err = consensus.New(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.ctx = ctx
+	n.down = func() {
+		w.mu.Lock()
+		cancel()
+		for p, ends := range w.pipes {
+			if slices.Contains(ends[:], n.node.Addr) {
+				p.Close()
+				delete(w.pipes, p)
+			}
+		}
+		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	w.nodes[n.node.Addr] = n
+	w.mu.Unlock()
+	o := &orchestrator{self: n.node.ID, members: b, ledger: n.log, voters: n.log, log: slog.New(slog.DiscardHandler)}
+	w.group.Go(func() {
+		if err := n.log.Run(ctx); err != nil {
+			t.Errorf("%s: %v", n.node.ID, err)
+		}
+	})
+	w.group.Go(func() { o.run(ctx) })
+	b.set(gossip.Member{ID: n.node.ID, Boot: 1, Addr: n.node.Addr, Roles: roles, State: gossip.StateAlive})
+	return n
+}
+
+func awaitState(t *testing.T, n *wired, limit time.Duration, what string, ok func(*consensus.State) bool) *consensus.State {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for s := n.log.State(); ; {
+		if ok(s) {
+			return s
+		}
+		next, err := n.log.Wait(ctx, s.Index)
+		if err != nil {
+			t.Fatalf("%s: not %s after %v: %+v", n.node.ID, what, limit, s)
+		}
+		s = next
+	}
+}
+
+// The issue: the tap's node makes the cluster and gives up its vote once three better ones are
+// there; a voter that dies is replaced.
+func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &cable{nodes: make(map[string]*wired), pipes: make(map[net.Conn][2]string)}
+		b := new(bench)
+		p := topology.Pipeline{Name: "p", Roles: []topology.Role{
+			{Name: "fb", Kind: topology.KindEach}, {Name: "sink", Kind: topology.KindSink}, {Name: "tap", Kind: topology.KindTap}}}
+		nodes := []*wired{w.start(t, b, 1, "tap")}
+		for i, role := range []string{"fb", "fb", "sink", "", "", "", ""} {
+			if role == "" {
+				nodes = append(nodes, w.start(t, b, i+2))
+			} else {
+				nodes = append(nodes, w.start(t, b, i+2, role))
+			}
+		}
+		tap := nodes[0]
+		if err := tap.log.Propose(tap.ctx, consensus.Create(p)); err != nil {
+			t.Fatal(err)
+		}
+		better := []topology.NodeID{"n02", "n03", "n05"}
+		s := awaitState(t, tap, 20*time.Second, "without a vote", func(s *consensus.State) bool { return slices.Equal(s.Voters, better) })
+		awaitState(t, tap, 5*time.Second, "led by another", func(s *consensus.State) bool { return slices.Contains(better, s.Leader) })
+		if len(s.Roster) != len(nodes) {
+			t.Errorf("%d nodes in the roster, want %d", len(s.Roster), len(nodes))
+		}
+
+		i := slices.IndexFunc(nodes, func(n *wired) bool { return n.node.ID == tap.log.State().Leader })
+		dead := nodes[i]
+		term, killed := tap.log.State().Term, time.Now()
+		dead.down()
+		s = awaitState(t, tap, 5*time.Second, "under a new leader", func(s *consensus.State) bool { return s.Term > term })
+		if took := time.Since(killed); took > 2*time.Second {
+			t.Errorf("the tap sees a new leader after %v", took)
+		}
+		b.set(gossip.Member{ID: dead.node.ID, Boot: 1, Addr: dead.node.Addr, Roles: dead.node.Roles, State: gossip.StateDead})
+		s = awaitState(t, tap, 15*time.Second, "with three living voters", func(s *consensus.State) bool {
+			_, there := s.Node(dead.node.ID)
+			return !there && len(s.Voters) == 3 && !s.Votes(dead.node.ID)
+		})
+		t.Logf("voters %v after %v", s.Voters, time.Since(killed))
+		for _, n := range nodes {
+			n.down()
+		}
+		w.group.Wait()
+	})
+}
