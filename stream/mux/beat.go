@@ -134,23 +134,36 @@ func (b *beater) run(ctx context.Context) {
 	}
 }
 
-// exchange sends and hears beats until the stream breaks or ctx is done, and closes the stream.
+// exchange sends a beat whenever it is asked, answered or not: a new packet finds its way sooner
+// than a lost one is repeated. It returns when the stream breaks or ctx is done, with the stream
+// closed.
 func (b *beater) exchange(ctx context.Context) error {
-	defer b.s.Close()
 	stop := context.AfterFunc(ctx, b.s.Reset)
 	defer stop()
+	broken := make(chan error, 1)
+	var joined sync.WaitGroup
+	joined.Go(func() { broken <- b.hear() }) // ends with the stream
+	defer joined.Wait()
+	defer b.s.Close()
 	var beat [beatBytes]byte
 	for {
 		select {
 		case <-b.ask:
-		case <-b.s.c.q.Context().Done():
-			return context.Cause(b.s.c.q.Context())
+		case err := <-broken:
+			return err
 		case <-ctx.Done():
 			return nil
 		}
 		if _, err := b.s.Write(beat[:]); err != nil {
 			return err
 		}
+	}
+}
+
+// hear flags every answer until the stream breaks.
+func (b *beater) hear() error {
+	var beat [beatBytes]byte
+	for {
 		if _, err := io.ReadFull(b.s, beat[:]); err != nil {
 			return err
 		}

@@ -22,6 +22,6 @@
 //
 // Goroutines, all joined by Run: the accept loop; the packet reader and the packet handler; one
 // per connection, which accepts its streams; one per accepted stream, which runs the handler; one
-// per dial and per connection that drains. Beat runs one of its own and joins it. quic-go's own
+// per dial and per connection that drains. Beat runs two of its own and joins them. quic-go's own
 // end with their connection or with the transport.
 package mux

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -115,7 +116,8 @@ func dialError(err error) error {
 	}
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && e.Remote {
 		if sentinel := refusals[e.ErrorCode]; sentinel != nil {
-			return fmt.Errorf("%w (the peer says: %.*q)", sentinel, reasonBytesMax, e.ErrorMessage)
+			detail := strings.TrimPrefix(strings.TrimPrefix(e.ErrorMessage, sentinel.Error()), ": ")
+			return fmt.Errorf("%w (the peer says: %.*q)", sentinel, reasonBytesMax, detail)
 		}
 		return fmt.Errorf("the peer closed the connection: %.*q", reasonBytesMax, e.ErrorMessage)
 	}

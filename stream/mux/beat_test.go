@@ -1,0 +1,169 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestPulse(t *testing.T) {
+	const ms = time.Millisecond
+	type look struct {
+		after time.Duration
+		heard bool
+		dead  bool
+	}
+	for _, test := range []struct {
+		name  string
+		looks []look
+	}{
+		{"five misses", []look{{200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, true}}},
+		{"an answer in between", []look{{200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, true, false}, {200 * ms, false, false}}},
+		{"we slept", []look{{200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {3000 * ms, false, false}, {200 * ms, true, false}}},
+		{"we slept, and it is dead", []look{{3000 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, false}, {200 * ms, false, true}}},
+		{"a little late is not asleep", []look{{300 * ms, false, false}, {100 * ms, false, false}, {300 * ms, false, false}, {100 * ms, false, false}, {399 * ms, false, true}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+			p := pulse{last: now}
+			for i, l := range test.looks {
+				now = now.Add(l.after)
+				if dead := p.look(now, l.heard); dead != l.dead {
+					t.Errorf("look %d: dead %v, want %v", i, dead, l.dead)
+				}
+			}
+		})
+	}
+}
+
+// beaten runs two nodes with n1 beating n2 and a link between them.
+func beaten(t *testing.T, f func(t *testing.T, wire *memnet, n1, n2 *node, link func() error, dead <-chan error)) {
+	synctest.Test(t, func(t *testing.T) {
+		wire := newMemnet()
+		n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
+		n2 := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
+		c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		dead := make(chan error, 1)
+		go func() { dead <- n1.Beat(ctx, "n2", n2.addr) }()
+		time.Sleep(time.Minute) // it lives for a while
+		select {
+		case err := <-dead:
+			t.Fatalf("a live peer is dead: %v", err)
+		default:
+		}
+		if err := say(c, "alive?"); err != nil {
+			t.Fatal(err)
+		}
+		f(t, wire, n1, n2, func() error {
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}, dead)
+		cancel()
+		synctest.Wait()
+		if len(dead) == 0 {
+			return
+		}
+		if err := <-dead; err != nil {
+			t.Errorf("Beat after its context ended: %v", err)
+		}
+	})
+}
+
+// wantDead wants ErrDead within most, and the links to the peer broken with it.
+func wantDead(t *testing.T, dead <-chan error, link func() error, most time.Duration) {
+	t.Helper()
+	began := time.Now()
+	err := <-dead
+	t.Log(time.Since(began), err)
+	if !errors.Is(err, ErrDead) {
+		t.Errorf("Beat = %v, want ErrDead", err)
+	}
+	if d := time.Since(began); d > most {
+		t.Errorf("it took %s to notice, at most %s is allowed", d, most)
+	}
+	if err := link(); err == nil || errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrLost) {
+		t.Errorf("a link to a dead peer: %v, want ErrLost", err)
+	}
+}
+
+func TestBeatKilledPeer(t *testing.T) {
+	beaten(t, func(t *testing.T, wire *memnet, n1, _ *node, link func() error, dead <-chan error) {
+		wire.setCut(func(string, string, []byte) bool { return true })
+		wantDead(t, dead, link, 1500*time.Millisecond)
+		if ps := n1.Peers(); len(ps) != 0 {
+			t.Errorf("a dead peer is listed: %+v", ps)
+		}
+	})
+}
+
+// One direction lost is as dead as both.
+func TestBeatOneWayCut(t *testing.T) {
+	for _, mute := range []string{"10.0.0.1:1", "10.0.0.2:1"} {
+		beaten(t, func(t *testing.T, wire *memnet, _, _ *node, link func() error, dead <-chan error) {
+			wire.setCut(func(from, _ string, _ []byte) bool { return from == mute })
+			wantDead(t, dead, link, 1500*time.Millisecond)
+		})
+	}
+}
+
+func TestBeatStoppedPeer(t *testing.T) {
+	beaten(t, func(t *testing.T, _ *memnet, _, n2 *node, link func() error, dead <-chan error) {
+		go n2.stop()
+		wantDead(t, dead, link, 50*time.Millisecond)
+	})
+}
+
+func TestBeatRestartedPeer(t *testing.T) {
+	beaten(t, func(t *testing.T, wire *memnet, _, n2 *node, link func() error, dead <-chan error) {
+		start(t, wire.listen("10.0.0.2:1"), "n2", func(c *Config) { c.Boot = 2 })
+		n2.stop()
+		wantDead(t, dead, link, 300*time.Millisecond)
+	})
+}
+
+// A silence shorter than five beats, and a connection that loses its place, are no death.
+func TestBeatSurvives(t *testing.T) {
+	beaten(t, func(t *testing.T, wire *memnet, n1, n2 *node, link func() error, dead <-chan error) {
+		wire.setCut(func(string, string, []byte) bool { return true })
+		time.Sleep(700 * time.Millisecond)
+		wire.setCut(nil)
+		time.Sleep(5 * time.Second)
+		n2.table.find(target{id: "n1", class: classCtl}).close(codeRetired, "another connection took its place")
+		time.Sleep(5 * time.Second)
+		n1.table.find(target{id: "n2", class: classCtl}).close(codeRetired, "another connection took its place")
+		time.Sleep(5 * time.Second)
+		select {
+		case err := <-dead:
+			t.Errorf("a live peer is dead: %v", err)
+		default:
+		}
+		if err := link(); !isTimeout(err) {
+			t.Errorf("the link broke: %v", err)
+		}
+	})
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// Nobody there at all is dead too; we ourselves never are.
+func TestBeatNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n1 := start(t, newMemnet().listen("10.0.0.1:1"), "n1")
+		if err := n1.Beat(within(t, time.Minute), "n2", "10.0.0.2:1"); !errors.Is(err, ErrDead) || !errors.Is(err, ErrNoAnswer) {
+			t.Errorf("Beat of nobody: %v", err)
+		}
+		if err := n1.Beat(within(t, time.Minute), "n1", ""); err != nil {
+			t.Errorf("Beat of ourselves: %v", err)
+		}
+	})
+}
