@@ -1,27 +1,326 @@
 // Package node joins the rooms: gossip, consensus, mux and stream make one node of a cluster.
+//
+// Control goes round once, through the log; every node draws the same links from it:
+//
+//	gossip ── orchestrator (on the leader) ──> log ──> State ──> roles.go: what runs here
+//	                                                        └──> links.go: who connects to whom
+//
+// Goroutines: Run owns one for each of mux, gossip, consensus, orchestrator, the keeper that
+// follows the State (keeper.go), and the API's listeners. The keeper owns one for each inlet
+// and source of each role, each link that starts here, and each peer with links (heartbeats).
 package node
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base32"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"weir/consensus"
+	"weir/gossip"
 	"weir/node/api"
+	"weir/stream"
+	"weir/stream/mux"
+	"weir/topology"
 )
 
-// Node is one node of a cluster.
-type Node struct{}
+const (
+	// defaultPort is the UDP port of a node that was not told another.
+	defaultPort = ":7411"
+	// secretBytes is the length of a cluster's secret.
+	secretBytes = 32
+	// leaveTimeout bounds what a node does to leave in good order.
+	leaveTimeout = 10 * time.Second
+)
 
-// New validates and binds; it starts no goroutine.
-func New(cfg Config) (*Node, error) { return nil, errors.New("node: not built yet") }
+// Node is one node of a cluster. Its exported methods are safe for concurrent use.
+type Node struct {
+	cfg    Config
+	self   topology.Node
+	conn   net.PacketConn
+	log    *slog.Logger
+	budget *stream.Budget
 
-// Run runs the node until ctx is done, drains it and returns with nothing running.
-func (n *Node) Run(ctx context.Context) error { return nil }
+	mux       *mux.Mux
+	gossip    *gossip.Gossip
+	consensus *consensus.Consensus
+	keeper    *keeper
+	reports   reports
+}
 
-// Addr is the address of the node's one UDP port.
-func (n *Node) Addr() string { return "" }
+// New validates the config and binds the socket; it starts no goroutine.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Secret == nil {
+		cfg.Secret = make([]byte, secretBytes)
+		_, _ = rand.Read(cfg.Secret) // never fails (crypto/rand)
+	}
+	if cfg.ID == "" {
+		cfg.ID = newID(cfg.Roles)
+	}
+	if cfg.Conn == nil {
+		conn, err := listen(cfg.Listen)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Conn = conn
+	}
+	n := &Node{cfg: cfg, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
+	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cfg.Advertise}
+	if n.self.Addr == "" {
+		n.self.Addr = cfg.Conn.LocalAddr().String()
+	}
+	for _, r := range cfg.Roles {
+		n.self.Roles = append(n.self.Roles, r.Name)
+	}
+	n.log = cfg.Log.With("node", cfg.ID)
+	if err := n.join(); err != nil {
+		return nil, errors.Join(err, cfg.Conn.Close())
+	}
+	return n, nil
+}
 
-// Status is the state of the whole cluster as this node sees it.
-func (n *Node) Status(ctx context.Context) (api.Status, error) { return api.Status{}, nil }
+func (c Config) validate() error {
+	for _, r := range c.Roles {
+		kinds := 0
+		for _, is := range []bool{r.Handler != nil, r.Tap != nil, r.Sink != nil} {
+			if is {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			return fmt.Errorf("role %s: want exactly one of Handler, Tap and Sink, got %d", r.Name, kinds)
+		}
+	}
+	switch {
+	case c.Secret == nil && len(c.Join) > 0:
+		return errors.New("config: Join needs the Secret of the cluster")
+	case c.Secret != nil && len(c.Secret) != secretBytes:
+		return fmt.Errorf("config: Secret has %d bytes, want %d", len(c.Secret), secretBytes)
+	case c.Voters < 0 || c.Voters > 5:
+		return fmt.Errorf("config: Voters is %d, want 1 to 5", c.Voters)
+	}
+	return nil
+}
+
+func listen(addr string) (net.PacketConn, error) {
+	if addr == "" {
+		addr = defaultPort
+	}
+	udp, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	conn, err := net.ListenUDP("udp", udp)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+// newID names a node for this run: its first role, so that people know it again, and a random
+// part, so that no other run has it.
+func newID(roles []Role) topology.NodeID {
+	name := "node"
+	if len(roles) > 0 {
+		name = roles[0].Name[strings.LastIndex(roles[0].Name, "/")+1:]
+	}
+	b := make([]byte, 5)
+	_, _ = rand.Read(b)
+	return topology.NodeID(name + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b)))
+}
+
+// join builds the rooms on each other.
+func (n *Node) join() error {
+	var err error
+	n.mux, err = mux.New(mux.Config{
+		Conn: n.conn, Secret: n.cfg.Secret, ID: n.self.ID, Boot: n.self.Boot, Log: n.log,
+		LogID: func() uint64 { return n.consensus.State().LogID },
+		Epoch: func() uint64 { return n.consensus.State().Epoch },
+	})
+	if err != nil {
+		return err
+	}
+	n.consensus, err = consensus.New(consensus.Config{
+		Self: n.self, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n.mux}, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.gossip, err = gossip.New(gossip.Config{
+		Self: gossip.Member{ID: n.self.ID, Addr: n.self.Addr, Boot: n.self.Boot, Roles: n.self.Roles, Version: Version},
+		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.cfg.Join, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.keeper = newKeeper(n)
+	n.mux.HandlePacket(n.gossip.HandlePacket)
+	n.mux.Handle(mux.KindGossip, func(_ context.Context, _ mux.Peer, c net.Conn) { n.gossip.HandleStream(c) })
+	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))
+	n.mux.Handle(mux.KindWatch, onlyID(n.consensus.HandleWatch))
+	n.mux.Handle(mux.KindPropose, onlyID(n.consensus.HandlePropose))
+	n.mux.Handle(mux.KindStatus, n.handleStatus)
+	n.mux.Handle(mux.KindLink, n.keeper.handleLink)
+	return nil
+}
+
+// Addr is the address that the node tells others: of its one UDP port.
+func (n *Node) Addr() string { return n.self.Addr }
+
+// ID is the node's name.
+func (n *Node) ID() topology.NodeID { return n.self.ID }
+
+// Run runs the node until ctx is done, then leaves the cluster in good order and returns with
+// nothing running. Any other end is an error.
+func (n *Node) Run(ctx context.Context) error {
+	listeners, err := n.listenAPI()
+	if err != nil {
+		return errors.Join(err, n.conn.Close())
+	}
+	// The network outlives the work: what is in flight is acked and the leave is told first.
+	network, stopNetwork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopNetwork()
+	net, network := errgroup.WithContext(network)
+	net.Go(func() error { return ended("mux", n.mux.Run(network)) })
+	net.Go(func() error { return ended("consensus", n.consensus.Run(network)) })
+
+	work, stopWork := context.WithCancel(network)
+	defer stopWork()
+	rooms, work := errgroup.WithContext(work)
+	rooms.Go(func() error { return ended("gossip", n.gossip.Run(work)) })
+	rooms.Go(func() error { return ended("orchestrator", n.newOrchestrator().run(work)) })
+	rooms.Go(func() error { return ended("announce", n.announce(work)) })
+	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
+	rooms.Go(func() error { return ended("create", n.create(work)) })
+	for _, l := range listeners {
+		rooms.Go(func() error { return ended("api", api.Serve(work, l, n)) })
+	}
+	select {
+	case <-ctx.Done():
+		n.leave(work)
+	case <-work.Done():
+	}
+	stopWork()
+	err = rooms.Wait()
+	stopNetwork()
+	return errors.Join(err, net.Wait())
+}
+
+// ended names the room that ended with an error; the end of its context is none.
+func ended(room string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", room, err)
+}
+
+func (n *Node) listenAPI() (ls []net.Listener, err error) {
+	if n.cfg.HTTP != "" {
+		l, err := net.Listen("tcp", n.cfg.HTTP)
+		if err != nil {
+			return nil, fmt.Errorf("serve the API: %w", err)
+		}
+		ls = append(ls, l)
+	}
+	if n.cfg.Socket != "" {
+		l, err := api.Listen(n.cfg.Socket)
+		if err != nil {
+			for _, other := range ls {
+				other.Close()
+			}
+			return nil, err
+		}
+		ls = append(ls, l)
+	}
+	return ls, nil
+}
+
+// announce lets gossip say what the log says of us.
+func (n *Node) announce(ctx context.Context) error {
+	for {
+		changed := n.consensus.Changed()
+		s := n.consensus.State()
+		n.gossip.Announce(s.LogID, s.Votes(n.self.ID))
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// create proposes our pipelines until the log has them.
+func (n *Node) create(ctx context.Context) error {
+	for _, p := range n.cfg.Pipelines {
+		has := func(s *consensus.State) bool { _, ok := s.Pipeline(p.Name); return ok }
+		if err := n.insist(ctx, consensus.Create(p), has); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insist proposes a command until the State shows its effect.
+func (n *Node) insist(ctx context.Context, c consensus.Command, done func(*consensus.State) bool) error {
+	pause := retryMin
+	for {
+		changed := n.consensus.Changed()
+		if done(n.consensus.State()) {
+			return nil
+		}
+		if err := n.consensus.Propose(ctx, c); err != nil {
+			n.log.Debug("propose again later", "err", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-changed:
+		case <-timer.C:
+			pause = min(2*pause, retryMax)
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		timer.Stop()
+	}
+}
+
+// leave takes the node out of the roster, so that others stop sending to it and what it has
+// is acked, where there is somebody to go on: a leader, and a pipeline that has not ended.
+func (n *Node) leave(ctx context.Context) {
+	s := n.consensus.State()
+	if len(s.Roster) < 2 || !slices.ContainsFunc(s.Pipelines, func(p consensus.Pipeline) bool { return p.Failed == nil }) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	gone := func(s *consensus.State) bool { _, there := s.Node(n.self.ID); return !there }
+	if err := n.insist(ctx, consensus.Evict(true, n.self.ID), gone); err != nil {
+		n.log.Warn("leave without the log's word", "err", err)
+		return
+	}
+	n.keeper.drained(ctx)
+}
+
+// Writable reports whether the role, as pipeline/role, could hand on a small record now.
+func (n *Node) Writable(role string) bool {
+	r := n.keeper.role(role)
+	return r != nil && r.outlet != nil && r.outlet.Writable()
+}
 
 // Run is New and Run.
 func Run(ctx context.Context, cfg Config) error {
@@ -31,3 +330,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	return n.Run(ctx)
 }
+
+// Version is the program's own, as gossip tells it.
+const Version = "0.1.0"
+
+// hostPID is the process that status shows.
+var hostPID = os.Getpid()

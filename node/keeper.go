@@ -1,0 +1,245 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/consensus"
+	"weir/stream"
+	"weir/stream/mux"
+	"weir/stream/wire"
+	"weir/topology"
+)
+
+// catchUp is how long a link waits for its receiver to reach the sender's epoch (DESIGN 6).
+const catchUp = 2 * time.Second
+
+// keeper keeps what runs on this node as the State has it: the roles of pipelines that this
+// node serves, the links that start here, heartbeats to all peers with links.
+type keeper struct {
+	n *Node
+
+	mu      sync.Mutex
+	roles   map[roleKey]*roleRun
+	changed chan struct{} // closed and replaced when roles changes
+
+	// only the run loop uses these
+	layout topology.Layout
+	links  map[topology.Link]*linkRun
+	beats  map[topology.NodeID]context.CancelFunc
+	group  sync.WaitGroup
+	nextID uint64 // of link generations
+}
+
+// roleKey names a role of a pipeline.
+type roleKey struct{ pipeline, role string }
+
+func newKeeper(n *Node) *keeper {
+	return &keeper{
+		n: n, roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
+		links: make(map[topology.Link]*linkRun), beats: make(map[topology.NodeID]context.CancelFunc),
+	}
+}
+
+// run follows the State until ctx is done and then waits for all that it started.
+func (k *keeper) run(ctx context.Context) error {
+	defer k.group.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		changed := k.n.consensus.Changed()
+		k.follow(ctx, k.n.consensus.State())
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// follow makes what runs here agree with s.
+func (k *keeper) follow(ctx context.Context, s *consensus.State) {
+	var live []topology.Pipeline
+	for _, p := range s.Pipelines {
+		if p.Failed != nil {
+			k.stop(p)
+			continue
+		}
+		live = append(live, p.Pipeline)
+		for _, r := range p.Roles {
+			k.start(ctx, p.Pipeline, r)
+		}
+	}
+	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
+	open, drain := topology.Diff(k.layout, layout)
+	k.layout = layout
+	for _, l := range drain {
+		if lr := k.links[l]; lr != nil {
+			close(lr.drain)
+			delete(k.links, l)
+		}
+	}
+	for _, l := range open {
+		if l.From == k.n.self.ID {
+			k.openLink(ctx, l)
+		}
+	}
+	k.beat(ctx, layout)
+}
+
+// start runs a role if this node serves it and it does not run yet.
+func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role) {
+	key := roleKey{p.Name, r.Name}
+	i := slices.IndexFunc(k.n.cfg.Roles, func(c Role) bool {
+		return c.Name == r.Name || c.Name == p.Name+"/"+r.Name
+	})
+	if i < 0 || k.get(key) != nil {
+		return
+	}
+	rr := newRoleRun(k.n, p, r, k.n.cfg.Roles[i])
+	k.group.Go(func() { rr.run(ctx) }) // ended by ctx or a failure of the pipeline
+	k.mu.Lock()
+	k.roles[key] = rr
+	close(k.changed)
+	k.changed = make(chan struct{})
+	k.mu.Unlock()
+	k.n.log.Info("role runs", "pipeline", p.Name, "role", r.Name)
+}
+
+// stop ends the roles of a pipeline that failed; they stay to be counted.
+func (k *keeper) stop(p consensus.Pipeline) {
+	for _, r := range p.Roles {
+		if rr := k.get(roleKey{p.Name, r.Name}); rr != nil {
+			rr.cancel(errors.New(p.Failed.Reason))
+		}
+	}
+}
+
+func (k *keeper) get(key roleKey) *roleRun {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.roles[key]
+}
+
+// role finds a role by pipeline/role.
+func (k *keeper) role(name string) *roleRun {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, rr := range k.roles {
+		if key.pipeline+"/"+key.role == name {
+			return rr
+		}
+	}
+	return nil
+}
+
+func (k *keeper) all() []*roleRun {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	rs := make([]*roleRun, 0, len(k.roles))
+	for _, rr := range k.roles {
+		rs = append(rs, rr)
+	}
+	slices.SortFunc(rs, func(a, b *roleRun) int { return compareKeys(a.key, b.key) })
+	return rs
+}
+
+func compareKeys(a, b roleKey) int {
+	return slices.Compare([]string{a.pipeline, a.role}, []string{b.pipeline, b.role})
+}
+
+// drained waits until no link comes in and nothing that went out is un-acked.
+func (k *keeper) drained(ctx context.Context) {
+	tick := time.NewTicker(retryMin)
+	defer tick.Stop()
+	for {
+		busy := false
+		for _, rr := range k.all() {
+			busy = busy || rr.busy()
+		}
+		if !busy {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			k.n.log.Warn("leave with records in flight", "err", context.Cause(ctx))
+			return
+		}
+	}
+}
+
+// handleLink takes a link that a peer opened, if this node's State has it, in time.
+func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
+	l, err := stream.Accept(c)
+	if err != nil {
+		k.n.log.Debug("link not accepted", "peer", p.ID, "err", err)
+		return
+	}
+	rr, err := k.accept(ctx, l, p.ID)
+	if err != nil {
+		k.n.log.Debug("link refused", "peer", p.ID, "role", l.To, "err", err)
+		code := wire.CodeRefused
+		if errors.Is(err, errStale) {
+			code = wire.CodeStale
+		}
+		_ = l.Refuse(code, err.Error()) // the peer has gone, or asks again
+		return
+	}
+	err = rr.inlet.Serve(ctx, l, p.ID)
+	k.n.log.Debug("link ended", "peer", p.ID, "role", l.To, "err", err)
+}
+
+// errStale says that this node's State is behind the sender's.
+var errStale = errors.New("this node's state is behind: ask again")
+
+// accept judges a link by the State: the edge is in the graph, both ends hold their roles.
+func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.NodeID) (*roleRun, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	for {
+		k.mu.Lock()
+		roles := k.changed
+		k.mu.Unlock()
+		changed := k.n.consensus.Changed()
+		s := k.n.consensus.State()
+		err := k.judge(s, l, from)
+		if rr := k.get(roleKey{l.Pipeline, l.To}); err == nil && rr != nil {
+			return rr, nil
+		}
+		if err != nil && s.Epoch >= l.Epoch {
+			return nil, err
+		}
+		select {
+		case <-changed:
+		case <-roles:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("epoch %d of yours, %d of mine: %w", l.Epoch, s.Epoch, errStale)
+		}
+	}
+}
+
+func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.NodeID) error {
+	p, ok := s.Pipeline(l.Pipeline)
+	switch edge := l.Edge(); {
+	case !ok:
+		return fmt.Errorf("there is no pipeline %s", l.Pipeline)
+	case p.Failed != nil:
+		return fmt.Errorf("pipeline %s failed: %s", l.Pipeline, p.Failed.Reason)
+	case !slices.ContainsFunc(p.Graph.Edges, func(e topology.Edge) bool {
+		return e.From == edge.From && e.Port == edge.Port && e.To == edge.To
+	}):
+		return fmt.Errorf("pipeline %s has no edge %v", l.Pipeline, edge)
+	}
+	for id, role := range map[topology.NodeID]string{from: l.From, k.n.self.ID: l.To} {
+		if node, ok := s.Node(id); !ok || !node.Serves(l.Pipeline, role) {
+			return fmt.Errorf("node %s does not serve role %s of pipeline %s", id, role, l.Pipeline)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"weir/stream"
+	"weir/stream/mux"
+	"weir/topology"
+)
+
+const (
+	// retryMin and retryMax are the pauses between tries of a link or a proposal
+	// (DESIGN 6: backoff 100 ms to 5 s).
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// linkRun is a link that starts here, as long as the layout has it and then until it is
+// drained.
+type linkRun struct {
+	drain chan struct{} // closed when the link leaves the layout
+}
+
+func (k *keeper) openLink(ctx context.Context, l topology.Link) {
+	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
+	if rr == nil || rr.outlet == nil {
+		k.n.log.Error("a link starts at a role that does not run here", "link", l)
+		return
+	}
+	lr := &linkRun{drain: make(chan struct{})}
+	k.links[l] = lr
+	k.nextID += 1 << 32 // room for as many tries of each
+	generation := k.nextID
+	k.group.Go(func() { k.runLink(rr, l, lr, generation) }) // ended by drain or the role's end
+	_ = ctx
+}
+
+// runLink opens the link, again whenever it breaks.
+func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation uint64) {
+	ctx, n := rr.ctx, k.n
+	pause := retryMin
+	for ctx.Err() == nil {
+		start := time.Now()
+		generation++
+		err := n.serveLink(ctx, rr, l, lr, generation)
+		if errors.Is(err, stream.ErrDrained) {
+			n.log.Debug("link drained", "link", l.Edge, "peer", l.To)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > retryMax {
+			pause = retryMin
+		}
+		n.log.Info("link broken, trying again", "link", l.Edge, "peer", l.To, "after", pause, "err", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-lr.drain:
+			timer.Stop()
+			return // nothing of it is un-acked here: the outlet has it back
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		pause = min(2*pause, retryMax)
+	}
+}
+
+func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *linkRun, generation uint64) error {
+	s := n.consensus.State()
+	peer, ok := s.Node(l.To)
+	if !ok {
+		return errors.New("the peer is not in the roster")
+	}
+	conn, err := n.mux.Open(ctx, l.To, peer.Addr, mux.KindLink)
+	if err != nil {
+		return err
+	}
+	return rr.outlet.Serve(ctx, conn, stream.Hello{Link: l, Boot: n.self.Boot, Generation: generation, Epoch: s.Epoch}, lr.drain)
+}
+
+// beat exchanges heartbeats with every peer of the layout. A dead peer's connections are
+// closed by the mux, so its links break and their records go elsewhere.
+func (k *keeper) beat(ctx context.Context, layout topology.Layout) {
+	want := make(map[topology.NodeID]bool)
+	for _, l := range layout.Links {
+		for _, id := range []topology.NodeID{l.From, l.To} {
+			want[id] = id != k.n.self.ID
+		}
+	}
+	for id, stop := range k.beats {
+		if !want[id] {
+			stop()
+			delete(k.beats, id)
+		}
+	}
+	for id, wanted := range want {
+		if !wanted || k.beats[id] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(ctx)
+		k.beats[id] = stop
+		k.group.Go(func() { k.n.beatOn(ctx, id) }) // ended by stop
+	}
+}
+
+// beatOn beats for as long as the layout has links with the peer.
+func (n *Node) beatOn(ctx context.Context, id topology.NodeID) {
+	for ctx.Err() == nil {
+		if peer, ok := n.consensus.State().Node(id); ok {
+			if err := n.mux.Beat(ctx, id, peer.Addr); err != nil {
+				n.log.Warn("peer is dead, its records go to others", "peer", id, "err", err)
+			}
+		}
+		timer := time.NewTimer(retryMin)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}

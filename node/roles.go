@@ -1,0 +1,177 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"weir/consensus"
+	"weir/stream"
+	"weir/topology"
+)
+
+// roleRun is one role of one pipeline at work on this node.
+type roleRun struct {
+	n        *Node
+	key      roleKey
+	pipeline topology.Pipeline
+	role     topology.Role
+	cfg      Role
+	outlet   *stream.Outlet // nil: a sink
+	inlet    *stream.Inlet  // nil: a tap
+	sink     *stream.SinkHandler
+
+	ctx    context.Context // of all that it does; the run's, kept so that its links end with it
+	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex
+	sources []*stream.Source
+	opened  bool // all partitions of the tap have a source
+}
+
+func newRoleRun(n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRun {
+	rr := &roleRun{n: n, key: roleKey{p.Name, r.Name}, pipeline: p, role: r, cfg: cfg}
+	rr.ctx, rr.cancel = context.WithCancelCause(context.Background())
+	if edges := p.Graph.Out(r.Name); len(edges) > 0 {
+		rr.outlet = stream.NewOutlet(stream.OutletConfig{
+			Pipeline: p.Name, Role: r.Name, Edges: edges, Send: r.Send, Budget: n.budget,
+			Share: rr.share(), RecordMax: p.RecordMax, Log: n.log,
+			Fail: func(reason string, exit int) { rr.fail(reason, exit) },
+		})
+	}
+	if cfg.Tap != nil {
+		return rr
+	}
+	in := stream.InletConfig{
+		Role: r.Name, Handler: cfg.Handler, Capacity: cfg.Capacity, Outlet: rr.outlet,
+		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log,
+	}
+	if cfg.Sink != nil {
+		rr.sink = stream.NewSinkHandler(cfg.Sink)
+		in.Handler, in.Serial, in.OnMark = rr.sink, true, rr.sink.Mark
+	}
+	rr.inlet = stream.NewInlet(in)
+	return rr
+}
+
+// share is the part of the node's memory that a tap may fill: as many parts as the node has
+// roles, so that those behind it on the same node always find some.
+func (rr *roleRun) share() int64 {
+	if rr.cfg.Tap == nil {
+		return 0
+	}
+	return rr.n.budget.Max() / int64(len(rr.n.cfg.Roles))
+}
+
+// run works until ctx is done or the pipeline fails.
+func (rr *roleRun) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { rr.cancel(context.Cause(ctx)) })
+	defer stop()
+	var err error
+	if rr.inlet != nil {
+		err = rr.inlet.Run(rr.ctx)
+	} else {
+		err = rr.read(rr.ctx)
+		<-rr.ctx.Done() // its links stay: they bring the last marks
+	}
+	if rr.cfg.Sink != nil {
+		err = errors.Join(err, rr.cfg.Sink.Close())
+	}
+	rr.n.log.Debug("role ended", "role", rr.key.role, "err", err)
+}
+
+// read reads all partitions of the tap to their ends.
+func (rr *roleRun) read(ctx context.Context) error {
+	parts, err := rr.cfg.Tap.Partitions(ctx)
+	if err != nil {
+		rr.failed(ctx, err)
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range parts {
+		reader, err := rr.cfg.Tap.Open(ctx, part, nil)
+		if err != nil {
+			rr.failed(ctx, err)
+			return errors.Join(err, g.Wait())
+		}
+		s := stream.NewSource(stream.SourceConfig{
+			ID: stream.SourceID(rr.key.pipeline, rr.key.role, part), Gen: newGeneration(),
+			Partition: part, Reader: reader, Outlet: rr.outlet, Budget: rr.n.budget,
+		})
+		rr.mu.Lock()
+		rr.sources = append(rr.sources, s)
+		rr.mu.Unlock()
+		g.Go(func() error {
+			err := s.Run(ctx)
+			rr.failed(ctx, err)
+			return errors.Join(err, reader.Close())
+		})
+	}
+	rr.mu.Lock()
+	rr.opened = true
+	rr.mu.Unlock()
+	return g.Wait()
+}
+
+// newGeneration names one life of a source's numbering.
+func newGeneration() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// failed stops the run for an error of the tap.
+func (rr *roleRun) failed(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	exit := 1
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		exit = coded.ExitCode()
+	}
+	rr.fail(fmt.Sprintf("role %s: %v", rr.key.role, err), exit)
+}
+
+// fail has the log say that the pipeline failed; all nodes then stop it.
+func (rr *roleRun) fail(reason string, exit int) {
+	rr.n.log.Error("pipeline fails", "pipeline", rr.key.pipeline, "reason", reason)
+	rr.n.keeper.group.Go(func() { // ended by the role's end, which the log's word brings
+		_ = rr.n.insist(rr.ctx, consensus.Fail(rr.key.pipeline, reason, exit), func(s *consensus.State) bool {
+			p, ok := s.Pipeline(rr.key.pipeline)
+			return ok && p.Failed != nil
+		})
+	})
+}
+
+// busy reports whether links come in or records went out and are un-acked.
+func (rr *roleRun) busy() bool {
+	if rr.inlet != nil && rr.inlet.Links() > 0 {
+		return true
+	}
+	if rr.outlet != nil {
+		for _, st := range rr.outlet.Stats() {
+			if st.Inflight > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// done reports whether a tap's partitions have ended and are all acked.
+func (rr *roleRun) done() bool {
+	rr.mu.Lock()
+	defer rr.mu.Unlock()
+	for _, s := range rr.sources {
+		if !s.Stats().Done {
+			return false
+		}
+	}
+	return rr.opened
+}

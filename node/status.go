@@ -1,0 +1,334 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"weir/consensus"
+	"weir/gossip"
+	"weir/node/api"
+	"weir/stream"
+	"weir/stream/mux"
+	"weir/topology"
+)
+
+const (
+	// reportTimeout is how long Status waits for a node.
+	reportTimeout = time.Second
+	// reportBytesMax bounds what a node may say of itself: 10,000 edges of 400 bytes.
+	reportBytesMax = 4 << 20
+)
+
+// report is what a node says of itself, as JSON over a KindStatus stream.
+type report struct {
+	ID     topology.NodeID `json:"id"`
+	PID    int             `json:"pid"`
+	RSS    int64           `json:"rss"`
+	Held   int64           `json:"held"`
+	Memory int64           `json:"memory"`
+	Roles  []roleReport    `json:"roles"`
+}
+
+type roleReport struct {
+	Pipeline string       `json:"pipeline"`
+	Role     string       `json:"role"`
+	Edges    []edgeReport `json:"edges,omitempty"`
+	Taps     []api.Tap    `json:"taps,omitempty"`
+	Tap      bool         `json:"tap,omitempty"`
+	Done     bool         `json:"done,omitempty"` // a tap: ended and acked
+	Records  uint64       `json:"records,omitempty"`
+	Lines    uint64       `json:"lines,omitempty"`
+	Dups     uint64       `json:"dups,omitempty"`
+}
+
+type edgeReport struct {
+	api.Edge
+	Latency map[int]uint64 `json:"latency,omitempty"` // of the histogram's buckets
+}
+
+// report counts what runs here.
+func (n *Node) report() report {
+	r := report{ID: n.self.ID, PID: hostPID, RSS: rss(), Held: n.budget.Held(), Memory: n.budget.Max()}
+	for _, rr := range n.keeper.all() {
+		r.Roles = append(r.Roles, rr.report())
+	}
+	return r
+}
+
+func (rr *roleRun) report() roleReport {
+	out := roleReport{Pipeline: rr.key.pipeline, Role: rr.key.role, Tap: rr.cfg.Tap != nil}
+	if rr.outlet != nil {
+		for _, st := range rr.outlet.Stats() {
+			out.Edges = append(out.Edges, newEdgeReport(rr.key.pipeline, st))
+		}
+	}
+	if rr.sink != nil {
+		st := rr.sink.Stats()
+		out.Records, out.Lines, out.Dups = st.Records, st.Lines, st.Duplicates
+	}
+	if out.Tap {
+		out.Done = rr.done()
+		rr.mu.Lock()
+		defer rr.mu.Unlock()
+		for _, s := range rr.sources {
+			st := s.Stats()
+			out.Taps = append(out.Taps, api.Tap{Partition: st.Partition, Read: st.Read, Acked: st.Acked, Done: st.Done})
+			out.Records += st.Read
+			out.Lines += st.Lines
+		}
+	}
+	return out
+}
+
+func newEdgeReport(pipeline string, st stream.EdgeStats) edgeReport {
+	e := edgeReport{Latency: make(map[int]uint64), Edge: api.Edge{
+		Pipeline: pipeline, From: st.Edge.Source(), To: st.Edge.To, Links: st.Links,
+		InflightRecords: int64(st.Inflight), CreditUsed: int64(st.CreditUsed), CreditLimit: int64(st.CreditLimit),
+		RecordsTotal: st.Records, DeliveriesTotal: st.Deliveries, RedeliveredTotal: st.Redelivered,
+	}}
+	if !st.FirstRedelivered.IsZero() {
+		e.FirstRedeliveredMS = st.FirstRedelivered.UnixMilli()
+	}
+	for i, n := range st.Latency {
+		if n > 0 {
+			e.Latency[i] = n
+		}
+	}
+	return e
+}
+
+// rss is the process' resident memory in bytes, 0 where the system does not tell.
+func rss() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
+// handleStatus answers a peer with our report.
+func (n *Node) handleStatus(_ context.Context, p mux.Peer, c net.Conn) {
+	if err := c.SetDeadline(time.Now().Add(reportTimeout)); err != nil {
+		return
+	}
+	if err := json.NewEncoder(c).Encode(n.report()); err != nil {
+		n.log.Debug("report not sent", "peer", p.ID, "err", err)
+	}
+}
+
+// ask gets a peer's report.
+func (n *Node) ask(ctx context.Context, peer topology.Node) (r report, err error) {
+	if peer.ID == n.self.ID {
+		return n.report(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	c, err := n.mux.Open(ctx, peer.ID, peer.Addr, mux.KindStatus)
+	if err != nil {
+		return r, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(reportTimeout)); err != nil {
+		return r, err
+	}
+	err = json.NewDecoder(io.LimitReader(c, reportBytesMax)).Decode(&r)
+	if err == nil && r.ID != peer.ID {
+		err = fmt.Errorf("node %s answers as %s", peer.ID, r.ID)
+	}
+	return r, err
+}
+
+// reports keeps the last report of each node, so that the counts of one that died stay.
+type reports struct {
+	mu   sync.Mutex
+	last map[topology.NodeID]report
+}
+
+// gather asks all nodes of the roster at once.
+func (n *Node) gather(ctx context.Context, roster []topology.Node) map[topology.NodeID]report {
+	var group sync.WaitGroup
+	for _, peer := range roster {
+		group.Go(func() { // ended by reportTimeout
+			r, err := n.ask(ctx, peer)
+			if err != nil {
+				n.log.Debug("node does not report", "peer", peer.ID, "err", err)
+				return
+			}
+			n.reports.mu.Lock()
+			defer n.reports.mu.Unlock()
+			if n.reports.last == nil {
+				n.reports.last = make(map[topology.NodeID]report)
+			}
+			n.reports.last[peer.ID] = r
+		})
+	}
+	group.Wait()
+	n.reports.mu.Lock()
+	defer n.reports.mu.Unlock()
+	return maps.Clone(n.reports.last)
+}
+
+// Status is the state of the whole cluster as this node sees it. A node that does not answer
+// within a second is shown as it last did.
+func (n *Node) Status(ctx context.Context) (api.Status, error) {
+	s := n.consensus.State()
+	all := n.gather(ctx, s.Roster)
+	st := api.Status{
+		Cluster: n.mux.ClusterID(), Epoch: s.Epoch, Term: s.Term, Quorum: n.consensus.Quorum(),
+		Leader: string(s.Leader), Voters: []string{}, Elections: []api.Election{},
+		Nodes: n.nodes(s, all), Edges: edges(s, all), Pipelines: []api.Pipeline{},
+	}
+	for _, v := range s.Voters {
+		st.Voters = append(st.Voters, string(v))
+	}
+	for _, e := range s.Recent {
+		st.Elections = append(st.Elections, api.Election{Term: e.Term, Leader: string(e.Leader), CommittedMS: e.CommittedMS})
+	}
+	for _, p := range s.Pipelines {
+		st.Pipelines = append(st.Pipelines, progress(s, p, all))
+	}
+	return st, ctx.Err()
+}
+
+// nodes lists the roster, and members that gossip knows besides.
+func (n *Node) nodes(s *consensus.State, all map[topology.NodeID]report) []api.Node {
+	members := make(map[topology.NodeID]gossip.Member)
+	for _, m := range n.gossip.Members() {
+		members[m.ID] = m
+	}
+	ids := make(map[topology.NodeID]topology.Node)
+	for id, m := range members {
+		ids[id] = topology.Node{ID: id, Addr: m.Addr, Roles: m.Roles}
+	}
+	for _, node := range s.Roster {
+		ids[node.ID] = node
+	}
+	nodes := make([]api.Node, 0, len(ids))
+	for id, node := range ids {
+		out := api.Node{
+			ID: string(id), Addr: node.Addr, Roles: slices.Concat([]string{}, node.Roles), State: "alive",
+			Voter: s.Votes(id), Leader: s.Leader == id,
+			PID: all[id].PID, RSSBytes: all[id].RSS, HeldBytes: all[id].Held, MemoryBytes: all[id].Memory,
+		}
+		if m, ok := members[id]; ok && id != n.self.ID {
+			out.State = string(m.State)
+		}
+		nodes = append(nodes, out)
+	}
+	slices.SortFunc(nodes, func(a, b api.Node) int { return strings.Compare(a.ID, b.ID) })
+	return nodes
+}
+
+// edges sums the nodes' edges, in the order of the graphs.
+func edges(s *consensus.State, all map[topology.NodeID]report) []api.Edge {
+	sums := []api.Edge{}
+	for _, p := range s.Pipelines {
+		for _, edge := range p.Graph.Edges {
+			sum := api.Edge{Pipeline: p.Name, From: edge.Source(), To: edge.To}
+			var latency [stream.LatencyBuckets]uint64
+			for id, r := range all {
+				_, there := s.Node(id)
+				for _, role := range r.Roles {
+					for _, e := range role.Edges {
+						if e.Pipeline == sum.Pipeline && e.From == sum.From && e.To == sum.To {
+							addEdge(&sum, &latency, e, there)
+						}
+					}
+				}
+			}
+			sum.P99US = int64(stream.Quantile(&latency, 0.99))
+			sums = append(sums, sum)
+		}
+	}
+	return sums
+}
+
+// addEdge adds a node's part of an edge; of a node that has gone, only its totals.
+func addEdge(sum *api.Edge, latency *[stream.LatencyBuckets]uint64, e edgeReport, there bool) {
+	if there {
+		sum.Links += e.Links
+		sum.InflightRecords += e.InflightRecords
+		sum.CreditUsed += e.CreditUsed
+		sum.CreditLimit += e.CreditLimit
+	}
+	sum.RecordsTotal += e.RecordsTotal
+	sum.DeliveriesTotal += e.DeliveriesTotal
+	sum.RedeliveredTotal += e.RedeliveredTotal
+	if first := e.FirstRedeliveredMS; first > 0 && (sum.FirstRedeliveredMS == 0 || first < sum.FirstRedeliveredMS) {
+		sum.FirstRedeliveredMS = first
+	}
+	for i, n := range e.Latency {
+		if i >= 0 && i < len(latency) {
+			latency[i] += n
+		}
+	}
+}
+
+// progress says how far a pipeline is.
+func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]report) api.Pipeline {
+	out := api.Pipeline{Name: p.Name, Version: p.Version, State: "running", Taps: []api.Tap{}}
+	taps, done := 0, 0
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		for _, r := range all[id].Roles {
+			switch role, _ := p.Role(r.Role); {
+			case r.Pipeline != p.Name:
+			case r.Tap:
+				taps++
+				if r.Done {
+					done++
+				}
+				out.Taps = append(out.Taps, r.Taps...)
+				out.RecordsIn += r.Records
+				out.LinesIn += r.Lines
+			case role.Kind == topology.KindSink:
+				out.RecordsOut += r.Records
+				out.LinesOut += r.Lines
+				out.Duplicates += r.Dups
+			}
+		}
+	}
+	switch lacking := unserved(s, p.Pipeline); {
+	case p.Failed != nil:
+		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
+	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline):
+		out.State = "finished"
+	case len(lacking) > 0:
+		out.State = "waiting"
+		out.Reason = "no node serves role " + strings.Join(lacking, ", ")
+	}
+	return out
+}
+
+// unserved lists the roles of a pipeline that no node of the roster serves.
+func unserved(s *consensus.State, p topology.Pipeline) (roles []string) {
+	for _, r := range p.Roles {
+		if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Serves(p.Name, r.Name) }) {
+			roles = append(roles, r.Name)
+		}
+	}
+	return roles
+}
+
+func tapRoles(p topology.Pipeline) (n int) {
+	for _, r := range p.Roles {
+		if r.Kind == topology.KindTap {
+			n++
+		}
+	}
+	return n
+}
