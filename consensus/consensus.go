@@ -135,7 +135,7 @@ func (c *Consensus) Run(ctx context.Context) error {
 func (c *Consensus) look(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, c.unvote("this node stops")) }()
 	if c.alone {
-		if err := c.stand(true); err != nil {
+		if err := c.stand(ctx, true); err != nil {
 			return err
 		}
 	}
@@ -152,7 +152,7 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 		case err := <-c.lost:
 			return err
 		case reply := <-c.stands:
-			reply <- c.answerStand() // length 1
+			reply <- c.answerStand(ctx) // length 1
 		case <-elected:
 		case <-c.Changed():
 		case <-tick.C:
@@ -164,11 +164,11 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 }
 
 // stand makes sure that raft runs here.
-func (c *Consensus) stand(alone bool) error {
+func (c *Consensus) stand(ctx context.Context, alone bool) error {
 	if c.vote() != nil {
 		return nil
 	}
-	v, err := c.newVoter(alone)
+	v, err := c.newVoter(ctx, alone)
 	if err != nil {
 		return err
 	}
@@ -179,8 +179,8 @@ func (c *Consensus) stand(alone bool) error {
 	return nil
 }
 
-func (c *Consensus) answerStand() response {
-	if err := c.stand(false); err != nil {
+func (c *Consensus) answerStand(ctx context.Context) response {
+	if err := c.stand(ctx, false); err != nil {
 		return response{Err: err.Error()}
 	}
 	v := c.vote()

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -251,6 +252,44 @@ func TestVoteIsTakenAndGivenAgain(t *testing.T) {
 		awaitLeader(t, 2*time.Second, m)
 		if err := lead.AddVoter(lead.ctx, ms[3].node, lead.State().ConfigIndex); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("add voter at the former leader: %v, want %v", err, ErrNotLeader)
+		}
+	})
+}
+
+// A voter whose vote was taken while it heard nothing learns so by watching.
+func TestVoteTakenBehindItsBack(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(4, 3)
+		lead, m := ms[0], ms[2]
+		net.isolate(m, true)
+		time.Sleep(2 * time.Second)
+		if err := lead.RemoveVoter(lead.ctx, m.node.ID, lead.State().ConfigIndex); err != nil {
+			t.Fatal(err)
+		}
+		term := lead.State().Term
+		time.Sleep(5 * time.Second)
+		if m.vote() == nil || m.Quorum() {
+			t.Error("an isolated voter knows what it cannot know")
+		}
+		net.isolate(m, false)
+		await(t, m, 5*time.Second, "without a vote", func(s *State) bool { return m.vote() == nil && !s.Votes(m.node.ID) && m.Quorum() })
+		if got := lead.vote().raft.CurrentTerm(); got != term {
+			t.Errorf("its return raised the term from %d to %d", term, got)
+		}
+	})
+}
+
+func TestProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(3, 1)
+		ctx, cancel := context.WithTimeout(ms[0].ctx, time.Second)
+		defer cancel()
+		if err := ms[0].Probe(ctx, ms[1].node); err != nil {
+			t.Errorf("probe of a living node: %v", err)
+		}
+		net.sever(ms[2], ms[0], true)
+		if err := ms[0].Probe(ctx, ms[2].node); err == nil {
+			t.Error("probe of a node that cannot answer: no error")
 		}
 	})
 }

@@ -158,6 +158,9 @@ func (c *Consensus) serveRaft(ctx context.Context, from topology.NodeID, in requ
 	if nodeOf(raft.ServerID(in.sender())) != from {
 		return response{Err: fmt.Sprintf("node %s calls as server %s", from, in.sender())}
 	}
+	if err := in.sound(); err != nil {
+		return response{Err: err.Error()}
+	}
 	v := c.vote()
 	if v == nil {
 		return response{Err: errNoVote.Error()}

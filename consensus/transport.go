@@ -64,7 +64,11 @@ type transport struct {
 	id   raft.ServerID
 
 	calls chan raft.RPC
-	done  chan struct{} // closed by Close
+	done  <-chan struct{} // closed by Close
+	close context.CancelFunc
+
+	// opening is the context of an attempt to open a stream: raft gives none. Close ends it.
+	opening func(time.Duration) (context.Context, context.CancelFunc)
 
 	mu        sync.Mutex
 	heartbeat func(raft.RPC)
@@ -80,28 +84,27 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(n Net, id raft.ServerID, addr raft.ServerAddress) *transport {
+func newTransport(ctx context.Context, n Net, id raft.ServerID, addr raft.ServerAddress) *transport {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a leader that stops has a last call to make
 	return &transport{
 		net: n, id: id, addr: addr,
-		calls: make(chan raft.RPC),
-		done:  make(chan struct{}),
-		idle:  make(map[raft.ServerID][]net.Conn),
-		open:  make(map[net.Conn]struct{}),
+		calls: make(chan raft.RPC), done: ctx.Done(), close: cancel,
+		opening: func(wait time.Duration) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, wait)
+		},
+		idle: make(map[raft.ServerID][]net.Conn),
+		open: make(map[net.Conn]struct{}),
 	}
 }
 
 // Close ends all calls under way; raft calls it too.
 func (t *transport) Close() error {
 	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return nil
-	}
 	t.closed = true
-	close(t.done)
 	open := t.open
 	t.open, t.idle = nil, nil
 	t.mu.Unlock()
+	t.close()
 	for c := range open {
 		c.Close()
 	}
@@ -211,17 +214,8 @@ func (t *transport) stream(id raft.ServerID, addr raft.ServerAddress, wait time.
 		return c, nil
 	}
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), wait) // raft gives none
+	ctx, cancel := t.opening(wait)
 	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() { // ends with this call
-		select {
-		case <-t.done:
-			cancel()
-		case <-stop:
-		}
-	}()
 	c, err := t.net.Open(ctx, nodeOf(id), string(addr), StreamRaft)
 	if err != nil {
 		return nil, err
@@ -305,6 +299,30 @@ func (t *transport) serve(in request, data io.Reader) response {
 	case <-t.done:
 		return response{Err: errStopped.Error()}
 	}
+}
+
+// sound checks what raft takes for granted, and panics without.
+func (in request) sound() (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("the call holds a list of voters that cannot be read")
+		}
+	}()
+	if in.Snapshot != nil {
+		raft.DecodeConfiguration(in.Snapshot.Configuration)
+	}
+	if in.Append == nil {
+		return nil
+	}
+	for _, l := range in.Append.Entries {
+		if l == nil {
+			return errors.New("the call holds an entry that is none")
+		}
+		if l.Type == raft.LogConfiguration {
+			raft.DecodeConfiguration(l.Data)
+		}
+	}
+	return nil
 }
 
 // isHeartbeat as raft's NetworkTransport tells them.

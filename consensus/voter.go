@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -37,12 +38,12 @@ type voter struct {
 }
 
 // newVoter starts raft: as a cluster of one, or waiting until a leader sends it entries.
-func (c *Consensus) newVoter(alone bool) (*voter, error) {
+func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 	id := raft.ServerID(string(c.self.ID) + "/" + strings.ToLower(rand.Text()[:8]))
 	addr := raft.ServerAddress(c.self.Addr)
 	conf := raftConfig(id, c.log)
 	logs, snaps := raft.NewInmemStore(), new(snapshots)
-	trans := newTransport(c.net, id, addr)
+	trans := newTransport(ctx, c.net, id, addr)
 	if alone {
 		servers := raft.Configuration{Servers: []raft.Server{{ID: id, Address: addr}}}
 		if err := raft.BootstrapCluster(conf, logs, logs, snaps, trans, servers); err != nil {

@@ -275,7 +275,7 @@ func (c *Consensus) take(f *watchFrame, now time.Time) error {
 	}
 	for _, e := range f.Entries {
 		s := c.State()
-		if e.Index <= s.Index {
+		if e == nil || e.Index <= s.Index {
 			continue
 		}
 		next, _, err := s.apply(e)
