@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -230,22 +232,34 @@ func TestGlobWithoutFinalNewlines(t *testing.T) {
 
 // The line that is too long is named where it begins, in the file before too.
 func TestLongLineOverFiles(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir, "a", "one\ntwo")
-	write(t, dir, "b", "")
-	write(t, dir, "c", strings.Repeat("x", 20))
-	tp, err := Glob([]string{dir + "/*"}, Config{RecordMax: 8})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := open(t, tp, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = readAll(r)
-	var de *DataError
-	if !errors.As(err, &de) || *de != (DataError{File: dir + "/a", Offset: 4, RecordMax: 8}) {
-		t.Errorf("error %v", err)
+	const long = "xxxxxxxxxxxx"
+	for _, tc := range []struct {
+		files []string
+		want  DataError
+	}{
+		{[]string{long}, DataError{"0", 0, 8}},
+		{[]string{"one\ntwo", "", long}, DataError{"0", 4, 8}},
+		{[]string{"one\n", long}, DataError{"1", 0, 8}},
+		{[]string{"one\n", "", "two\n" + long}, DataError{"2", 4, 8}},
+	} {
+		dir := t.TempDir()
+		for i, text := range tc.files {
+			write(t, dir, fmt.Sprint(i), text)
+		}
+		tp, err := Glob([]string{dir + "/*"}, Config{RecordMax: 8})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := open(t, tp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.want.File = dir + "/" + tc.want.File
+		_, _, err = readAll(r)
+		var de *DataError
+		if !errors.As(err, &de) || *de != tc.want {
+			t.Errorf("%q: error %v, want %v", tc.files, err, &tc.want)
+		}
 	}
 }
 
@@ -335,5 +349,95 @@ func TestPartition(t *testing.T) {
 		if _, err := tp.Open(t.Context(), "other", nil); err == nil {
 			t.Error("a partition that there is not was opened")
 		}
+	}
+}
+
+// What is no regular file is waited for as standard input is.
+func TestNamedPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer := make(chan *os.File, 1) // taken only if the tap opens too
+	go func() {
+		w, _ := os.OpenFile(path, os.O_WRONLY, 0) // until the tap opens it
+		writer <- w
+	}()
+	tp, err := File(path, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := open(t, tp, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := <-writer
+	why := errors.New("why")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, why)
+	defer cancel()
+	if _, _, err := r.Next(ctx); !errors.Is(err, why) {
+		t.Errorf("error %v, want %v", err, why)
+	}
+	_, _ = w.WriteString("a\nb")
+	_ = w.Close()
+	bodies, _, err := readAll(r)
+	if got := fmt.Sprintf("%q", bodies); err != nil || got != `["a" "b"]` {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// A directory that may not be listed could hold files: it is named, not passed over.
+func TestGlobUnreadableDirectory(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	dir := t.TempDir()
+	write(t, dir, "in/f", "a\n")
+	if err := os.Chmod(dir+"/in", 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(dir+"/in", 0o755) })
+	tp, err := Glob([]string{dir + "/**"}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = open(t, tp, nil)
+	if want := fmt.Sprintf("glob %q: open %s/in: permission denied", dir+"/**", dir); text(err) != want {
+		t.Errorf("error %q, want %q", text(err), want)
+	}
+}
+
+// Several patterns are one list: sorted, each file once.
+func TestGlobPatterns(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"b", "a", "B", "sub/a", ".hidden", "a.b"} {
+		write(t, dir, name, "")
+	}
+	for _, tc := range []struct{ patterns, want string }{
+		{"b a", "a b"},
+		{"* a", "B a a.b b"},
+		{"**", "B a a.b b sub/a"},
+		{"**/a", "a sub/a"},
+		{"s*/* [ab]", "a b sub/a"},
+		{"[^a]", "B b"},
+		{".h*", ".hidden"},
+		{"sub//a", "sub/a"},
+		{`\a`, "a"},
+	} {
+		var patterns []string
+		for p := range strings.FieldsSeq(tc.patterns) {
+			patterns = append(patterns, dir+"/"+p)
+		}
+		got, err := expand(patterns)
+		if err != nil {
+			t.Errorf("%s: %v", tc.patterns, err)
+		}
+		if names := strings.ReplaceAll(strings.Join(got, " "), dir+"/", ""); names != tc.want {
+			t.Errorf("%s: got %s, want %s", tc.patterns, names, tc.want)
+		}
+	}
+	t.Chdir(dir)
+	if got, err := expand([]string{"*/a", "./b"}); err != nil || strings.Join(got, " ") != "./b sub/a" {
+		t.Errorf("relative: got %s, %v", got, err)
 	}
 }

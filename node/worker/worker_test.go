@@ -79,7 +79,7 @@ func TestHandle(t *testing.T) {
 		{"above by a line", Config{Sh: "printf 123456789; echo", RecordMax: 8}, "", "", "sh: printed more than 8 bytes for one record and was killed: raise record-max"},
 		{"endless", Config{Exec: []string{"yes"}}, "", "", "yes: printed more than 1048576 bytes for one record and was killed: raise record-max"},
 		{"endless without newline", Config{Exec: []string{"cat", "/dev/zero"}}, "", "", "cat: printed more than 1048576 bytes for one record and was killed: raise record-max"},
-		{"endless behind a shell that ignores signals", Config{Sh: "trap '' TERM PIPE; yes; yes"}, "", "", "sh: printed more than 1048576 bytes for one record and was killed: raise record-max"},
+		{"endless behind a shell that ignores signals", Config{Sh: "trap '' TERM PIPE; yes; sleep 600"}, "", "", "sh: printed more than 1048576 bytes for one record and was killed: raise record-max"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p, ctx := start(t, tc.cfg)
