@@ -181,8 +181,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 // on any network. b may be reused when it returns.
 func (g *Gossip) HandlePacket(b []byte, from net.Addr) { g.transport.handlePacket(b, from) }
 
-// HandleStream takes a stream that a peer opened, and closes it. It blocks while too many others
-// are being served.
+// HandleStream serves a stream that a peer opened, and closes it; it returns when that is done.
 func (g *Gossip) HandleStream(c net.Conn) { g.transport.handleStream(c) }
 
 // Members returns all members known, this node among them, sorted by id. The slice is the

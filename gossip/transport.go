@@ -108,9 +108,15 @@ func (t *transport) handleStream(c net.Conn) {
 		c.Close()
 		return
 	}
-	s := t.track(c, func() { <-t.turns })
+	served := make(chan struct{})
+	s := t.track(c, func() { <-t.turns; close(served) })
 	select {
 	case t.streams <- s:
+		select { // memberlist closes each stream, under a deadline of its own
+		case <-served:
+		case <-t.done:
+			s.Close()
+		}
 	case <-late.C:
 		s.Close()
 	case <-t.done:
