@@ -33,7 +33,7 @@ const generatedSize = 128
 
 // Assemble makes the role that f calls role ("role", or "pipeline/role" of f's pipeline) ready
 // to serve. A program that cannot be run is a *stream.ConfigError. The file of a sink is open,
-// locked and empty when Assemble returns: whoever gets the Role closes its Sink.
+// locked and empty when Assemble returns: the node that runs the role closes it.
 func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	name := strings.TrimPrefix(role, f.Pipeline.Name+"/")
 	r, ok := f.Roles[name]

@@ -86,6 +86,18 @@ func syncDir(dir string) error {
 	return nil
 }
 
+// DiskError says that the disk did not take the output: it is full, or worse.
+type DiskError struct {
+	Path string
+	Err  error
+}
+
+func (e *DiskError) Error() string { return fmt.Sprintf("write the output %s: %v", e.Path, e.Err) }
+func (e *DiskError) Unwrap() error { return e.Err }
+
+// ExitCode is EX_IOERR of sysexits.h.
+func (e *DiskError) ExitCode() int { return 74 }
+
 // file is the sink of a regular file.
 type file struct {
 	unseen
@@ -111,7 +123,7 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 	}
 	if err != nil {
 		// None of it is acked, so none of it may stay if nothing follows.
-		return errors.Join(fmt.Errorf("write the output: %w", err), s.f.Truncate(s.size))
+		return &DiskError{Path: s.f.Name(), Err: errors.Join(err, s.f.Truncate(s.size))}
 	}
 	s.size = end
 	return nil

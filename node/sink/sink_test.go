@@ -143,8 +143,9 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(failed, syscall.EFBIG) {
-		t.Fatalf("error %v, want EFBIG", failed)
+	var disk *DiskError
+	if !errors.As(failed, &disk) || !errors.Is(failed, syscall.EFBIG) || disk.ExitCode() != 74 {
+		t.Fatalf("error %v, want a DiskError of EFBIG", failed)
 	}
 	if got, _ := os.ReadFile(path); string(got) != "kept\n" {
 		t.Errorf("the file holds %.40q", got)
@@ -171,7 +172,7 @@ func TestReaderGone(t *testing.T) {
 		for range 2 {
 			err := s.Write(t.Context(), records("a"), nil)
 			var gone *ReaderGone
-			if !errors.As(err, &gone) || err.Error() != "nobody reads stdout any more" {
+			if !errors.As(err, &gone) || gone.ExitCode() != 141 || err.Error() != "nobody reads stdout any more" {
 				t.Errorf("%T: error %v", w, err)
 			}
 		}

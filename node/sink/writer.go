@@ -18,6 +18,9 @@ type ReaderGone struct{ Name string }
 
 func (e *ReaderGone) Error() string { return "nobody reads " + e.Name + " any more" }
 
+// ExitCode is what a shell shows of a program that SIGPIPE ended: 128 and the signal's 13.
+func (e *ReaderGone) ExitCode() int { return 141 }
+
 // Writer is a sink that writes to w, called name in errors. Nothing of it is durable: nil from
 // Write says that w has taken the records. A Write that w does not take blocks, whatever its
 // context. Close leaves w open.

@@ -100,8 +100,8 @@ func TestCut(t *testing.T) {
 					t.Errorf("by %T: got %s, %q; want %s, %q", in, got, text(err), tc.want, tc.err)
 				}
 				var de *DataError
-				if err != nil && !errors.As(err, &de) {
-					t.Errorf("%v is no DataError", err)
+				if err != nil && (!errors.As(err, &de) || de.ExitCode() != 65) {
+					t.Errorf("%v is no DataError of exit code 65", err)
 				}
 			}
 		})

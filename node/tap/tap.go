@@ -73,6 +73,9 @@ func (e *DataError) Error() string {
 	return fmt.Sprintf("%s: the line at byte %d is longer than %d bytes: raise record-max", e.File, e.Offset, e.RecordMax)
 }
 
+// ExitCode is EX_DATAERR of sysexits.h.
+func (e *DataError) ExitCode() int { return 65 }
+
 // Lines is the number of lines in a record of text.
 func Lines(body []byte) int { return bytes.Count(body, newline) + 1 }
 
