@@ -147,8 +147,8 @@ func stopAll(l *lan, nodes []*lanNode) {
 		group.Go(n.stop)
 	}
 	group.Wait()
-	l.group.Wait()
 	time.Sleep(time.Minute) // memberlist's goroutines end with their last timeouts
+	l.group.Wait()
 }
 
 type lockedBuffer struct {

@@ -113,7 +113,10 @@ func (p *lanPort) Open(ctx context.Context, _ topology.NodeID, addr string) (net
 		return nil, errors.New("no answer")
 	}
 	ours, theirs := net.Pipe()
-	p.lan.group.Go(func() { n.HandleStream(theirs) })
+	p.lan.group.Go(func() {
+		n.HandleStream(theirs)
+		theirs.Close() // as the mux does
+	})
 	return ours, nil
 }
 

@@ -108,24 +108,24 @@ func (t *transport) handleStream(c net.Conn) {
 		c.Close()
 		return
 	}
-	served := make(chan struct{})
-	s := t.track(c, func() { <-t.turns; close(served) })
+	defer func() { <-t.turns }()
+	s := t.track(c)
+	defer s.Close()
 	select {
 	case t.streams <- s:
-		select { // memberlist closes each stream, under a deadline of its own
-		case <-served:
-		case <-t.done:
-			s.Close()
-		}
 	case <-late.C:
-		s.Close()
+		return
 	case <-t.done:
-		s.Close()
+		return
+	}
+	select {
+	case <-s.closed: // memberlist closes each, under a deadline of its own
+	case <-t.done:
 	}
 }
 
-func (t *transport) track(c net.Conn, after func()) *stream {
-	s := &stream{Conn: c, left: streamBytesMax, transport: t, after: after}
+func (t *transport) track(c net.Conn) *stream {
+	s := &stream{Conn: c, left: streamBytesMax, transport: t, closed: make(chan struct{})}
 	t.mu.Lock()
 	t.open[s] = struct{}{}
 	closed := t.closed
@@ -163,7 +163,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, d time.Duration) (n
 	if err != nil {
 		return nil, fmt.Errorf("open gossip stream to %s: %w", a.Addr, err)
 	}
-	return t.track(c, func() {}), nil
+	return t.track(c), nil
 }
 
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
@@ -179,8 +179,8 @@ type stream struct {
 	left      int
 	begun     bool
 	transport *transport
-	after     func()
 	once      sync.Once
+	closed    chan struct{} // closed by Close
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -205,7 +205,7 @@ func (s *stream) Close() error {
 		s.transport.mu.Lock()
 		delete(s.transport.open, s)
 		s.transport.mu.Unlock()
-		s.after()
+		close(s.closed)
 	})
 	return err
 }

@@ -18,7 +18,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	t.Run("bytes", func(t *testing.T) {
 		tr := testTransport(t)
 		ours, theirs := net.Pipe()
-		s := tr.track(ours, func() {})
+		s := tr.track(ours)
 		go func() {
 			defer theirs.Close()
 			for b := make([]byte, 1<<16); ; {
@@ -36,7 +36,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	t.Run("compressed", func(t *testing.T) {
 		tr := testTransport(t)
 		ours, theirs := net.Pipe()
-		s := tr.track(ours, func() {})
+		s := tr.track(ours)
 		go theirs.Write([]byte{typeCompress, 1, 2})
 		if _, err := s.Read(make([]byte, 10)); !errors.Is(err, errCompressed) {
 			t.Errorf("read: %v, want %v", err, errCompressed)
@@ -74,6 +74,7 @@ func TestStreamsAreBounded(t *testing.T) {
 			(<-served).Close()
 			waiting.Close()
 
+			synctest.Wait()
 			for len(tr.turns) < streamsAtOnce {
 				handle()
 				<-served

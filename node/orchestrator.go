@@ -15,14 +15,12 @@ import (
 )
 
 const (
-	// rosterEvery is how often the leader compares members and roster: joins that come together
-	// make one entry.
-	rosterEvery = 250 * time.Millisecond
-	// votersEvery is how often it changes a voter.
-	votersEvery = 500 * time.Millisecond
+	// lookEvery is how often the leader compares members and roster, and changes a voter: joins
+	// that come together make one entry.
+	lookEvery = 250 * time.Millisecond
 	// votersSettle is how long members and roster must stay the same before a voter is changed:
 	// nodes that start together are seen together. votersSettleMax is the longest it waits.
-	votersSettle    = time.Second
+	votersSettle    = 2 * lookEvery
 	votersSettleMax = 5 * time.Second
 	// probeWait is how long a node that gossip calls dead may take to answer, probeAgain how
 	// long an answer counts.
@@ -71,7 +69,6 @@ type orchestrator struct {
 	seen     map[topology.NodeID]member    // as they were a look ago
 	answered map[topology.NodeID]time.Time // when a node that gossip calls dead did answer
 	refused  map[topology.NodeID]time.Time // when a node could not be made a voter
-	voted    time.Time                     // when voters were last looked at
 	settled  time.Time                     // since when members and roster have been the same
 	waiting  time.Time                     // since when settled is waited for
 	epoch    uint64
@@ -91,7 +88,7 @@ func (n *Node) newOrchestrator() *orchestrator {
 
 // run looks after roster and voters until ctx is done.
 func (o *orchestrator) run(ctx context.Context) error {
-	tick := time.NewTicker(rosterEvery)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -111,7 +108,7 @@ func (o *orchestrator) run(ctx context.Context) error {
 func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	if o.leading.IsZero() {
 		o.log.Info("leading", "term", o.ledger.State().Term)
-		o.leading, o.waiting, o.settled, o.voted = now, now, now, now
+		o.leading, o.waiting, o.settled = now, now, now
 		o.seen = nil
 		o.answered = make(map[topology.NodeID]time.Time)
 		o.refused = make(map[topology.NodeID]time.Time)
@@ -133,8 +130,7 @@ func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	if dead := o.probe(ctx, lost, now); len(dead) > 0 {
 		o.propose(ctx, consensus.Evict(false, dead...), "evicted the dead", dead)
 	}
-	if now.Sub(o.voted) >= votersEvery && o.calm(now) {
-		o.voted = now
+	if o.calm(now) {
 		o.vote(ctx, members, now)
 	}
 }
