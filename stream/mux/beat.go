@@ -59,7 +59,7 @@ func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
 		return fmt.Errorf("beat %s: %w: %w", subject(id, addr), ErrDead, err)
 	}
 	boot := s.c.peer.Boot
-	err = m.watch(ctx, s)
+	err = m.beatOn(ctx, s)
 	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
@@ -69,8 +69,8 @@ func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
 	return fmt.Errorf("beat %s: %w", subject(id, addr), err)
 }
 
-// watch looks at the pulse of the peer of s until it is dead or ctx is done.
-func (m *Mux) watch(ctx context.Context, s *stream) error {
+// beatOn looks at the pulse of the peer of s until it is dead or ctx is done.
+func (m *Mux) beatOn(ctx context.Context, s *stream) error {
 	b := beater{m: m, s: s, ask: make(chan struct{}, 1), heard: make(chan struct{}, 1), lost: make(chan error, 1)}
 	inner, cancel := context.WithCancel(ctx)
 	var joined sync.WaitGroup

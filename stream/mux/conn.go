@@ -30,6 +30,10 @@ func (c class) alpn() string {
 // twice what the layout plans for one edge (DESIGN 2).
 const indexMax = 8
 
+// connsMax is how many connections one start of a node may have with us: each place once, and once
+// more while the one that lost it drains.
+const connsMax = 2 * (indexMax + 1)
+
 // Windows of flow control, in bytes, and the streams that follow from them. They are fixed at the
 // handshake, and the same for both classes, because a server must choose them before it knows the
 // ALPN.

@@ -79,8 +79,8 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Handler runs one stream; the stream is closed when it returns. ctx ends with the connection.
-type Handler func(ctx context.Context, p Peer, c net.Conn)
+// handler runs one stream.
+type handler func(ctx context.Context, p Peer, c net.Conn)
 
 // Mux shares one socket. All methods may be called concurrently; those that need the network
 // wait for Run to begin.
@@ -93,7 +93,7 @@ type Mux struct {
 	tr     *quic.Transport
 
 	// constant once Run is called
-	handlers map[Kind]Handler
+	handlers map[Kind]handler
 	packets  func(b []byte, from net.Addr)
 
 	table   *table
@@ -134,7 +134,7 @@ func New(cfg Config) (*Mux, error) {
 		keys:     keys,
 		client:   clientTLS(cert, pool),
 		server:   serverTLS(cert, pool),
-		handlers: make(map[Kind]Handler),
+		handlers: make(map[Kind]handler),
 		packets:  func([]byte, net.Addr) {},
 		table:    newTable(cfg.ID),
 		ring:     make(chan packet, ringPackets),
@@ -152,7 +152,8 @@ func New(cfg Config) (*Mux, error) {
 	return m, nil
 }
 
-// Handle names who gets streams of a kind. Call it before Run.
+// Handle names who gets streams of a kind. h runs in a goroutine of its own for each, which Run
+// joins; ctx ends with the connection, and c is closed when h returns. Call it before Run.
 func (m *Mux) Handle(k Kind, h func(ctx context.Context, p Peer, c net.Conn)) {
 	if _, taken := m.handlers[k]; taken || k == KindHello {
 		panic(fmt.Sprintf("mux: kind %d has a handler", k))

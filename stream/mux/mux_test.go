@@ -34,7 +34,10 @@ type node struct {
 // start runs a Mux on conn; setup may change the Config, and set handlers on the Mux.
 func start(t testing.TB, conn net.PacketConn, id topology.NodeID, setup ...any) *node {
 	t.Helper()
-	cfg := Config{Conn: conn, Secret: secret("s"), ID: id, Boot: 1, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cfg := Config{Conn: conn, Secret: secret("s"), ID: id, Boot: 1}
+	if t, ok := t.(*testing.T); ok {
+		cfg.Log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	for _, f := range setup {
 		if f, ok := f.(func(*Config)); ok {
 			f(&cfg)
@@ -70,7 +73,7 @@ func start(t testing.TB, conn net.PacketConn, id topology.NodeID, setup ...any) 
 }
 
 // testWriter logs to the test.
-type testWriter struct{ t testing.TB }
+type testWriter struct{ t *testing.T }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", bytes.TrimSpace(b))

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"fmt"
 	"sync"
 
 	"weir/topology"
@@ -103,6 +104,9 @@ func (t *table) add(c *conn) (closing, draining *conn, err error) {
 	if t.closed {
 		return nil, nil, ErrClosed
 	}
+	if n := len(t.ofLocked(c.peer.ID, c.peer.Boot)); n >= connsMax {
+		return nil, nil, fmt.Errorf("%w: %d connections to one node", ErrProtocol, n+1)
+	}
 	old := t.live[c.place]
 	if old == nil || old.gone() {
 		t.live[c.place], t.all[c] = c, struct{}{}
@@ -136,6 +140,10 @@ func (t *table) remove(c *conn) {
 func (t *table) of(id topology.NodeID, boot uint64) []*conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.ofLocked(id, boot)
+}
+
+func (t *table) ofLocked(id topology.NodeID, boot uint64) []*conn {
 	var cs []*conn
 	for c := range t.all {
 		if c.peer.ID == id && c.peer.Boot == boot {

@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -141,4 +142,30 @@ func checkOneEach(t *testing.T, n *node, round int) {
 	if len(n.table.live) != 2 || len(n.table.all) != 2 || len(n.table.dials) != 0 {
 		t.Errorf("round %d: %s ends with %d live connections of %d, %d dials", round, n.id, len(n.table.live), len(n.table.all), len(n.table.dials))
 	}
+}
+
+// A peer that dials again and again, and keeps its streams, is held to connsMax connections.
+func TestConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wire := newMemnet()
+		n1 := start(t, wire.listen("10.0.0.1:1"), "n1", serveEcho(KindLink))
+		n2 := start(t, wire.listen("10.0.0.2:1"), "n2")
+		ctx := within(t, time.Minute)
+		for i := range connsMax + 1 {
+			c, err := n2.Open(ctx, "n1", n1.addr, KindLink)
+			if i == connsMax {
+				if !errors.Is(err, ErrProtocol) {
+					t.Errorf("connection %d: %v, want ErrProtocol", i, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("connection %d: %v", i, err)
+			}
+			if err := say(c, "and I keep it"); err != nil {
+				t.Fatal(err)
+			}
+			n2.table.remove(n2.table.find(target{id: "n1", class: classData})) // n2 forgets it
+		}
+	})
 }
