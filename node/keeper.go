@@ -75,6 +75,9 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 			k.start(ctx, p.Pipeline, r)
 		}
 	}
+	if _, in := s.Node(k.n.self.ID); !in {
+		return // not yet, or no more: a node that leaves keeps its links until they are drained
+	}
 	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
 	open, drain := topology.Diff(k.layout, layout)
 	k.layout = layout
