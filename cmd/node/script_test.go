@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"lock":  lock,
-			"await": await,
+			"until": until,
 		},
 	})
 }
@@ -69,16 +70,18 @@ func lock(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { f.Close() })
 }
 
-// await FILE waits until a file is there.
-func await(ts *testscript.TestScript, _ bool, args []string) {
+// until REGEXP PROGRAM ARG... runs a program again and again until its stdout matches.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP PROGRAM ARG...")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
 	deadline := time.Now().Add(30 * time.Second)
-	for {
-		if matches, _ := filepath.Glob(ts.MkAbs(args[0])); len(matches) > 0 {
-			return
-		}
+	for ts.Exec(args[1], args[2:]...) != nil || !want.MatchString(ts.ReadFile("stdout")) {
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s did not come", args[0])
+			ts.Fatalf("%q did not come", args[0])
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }

@@ -81,6 +81,8 @@ func leadership(st api.Status) string {
 		}
 	}
 	switch {
+	case len(st.Voters) == 0:
+		return "no cluster yet: it waits for one of its seeds"
 	case !st.Quorum:
 		return fmt.Sprintf("NO QUORUM (%d/%d voters): data flows on epoch %d, graph frozen", alive, len(st.Voters), st.Epoch)
 	case st.Leader == "":

@@ -98,7 +98,7 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 		if err := json.NewEncoder(stdout).Encode(figs); err != nil {
 			return fmt.Errorf("write the figures: %w", err)
 		}
-	} else if fl.seen {
+	} else if runErr == nil || figs.LinesOut > 0 { // else its one sentence says it all
 		writeSummary(stderr, figs, fl.last, fl.kill)
 	}
 	return runErr
