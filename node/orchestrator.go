@@ -108,17 +108,17 @@ func (o *orchestrator) run(ctx context.Context) error {
 func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	if o.leading.IsZero() {
 		o.log.Info("leading", "term", o.ledger.State().Term)
-		o.leading, o.waiting, o.settled = now, now, now
-		o.seen = nil
+		o.leading, o.waiting = now, now
+		o.seen, o.settled = nil, time.Time{} // the last leader has waited
 		o.answered = make(map[topology.NodeID]time.Time)
 		o.refused = make(map[topology.NodeID]time.Time)
 	}
 	s := o.ledger.State()
 	members := ours(o.members.Members(), s.LogID)
-	if !maps.EqualFunc(members, o.seen, sameMember) || s.Epoch != o.epoch {
+	joins := toAdmit(s, members, o.seen)
+	if len(joins) > 0 || o.seen != nil && (s.Epoch != o.epoch || !maps.EqualFunc(members, o.seen, sameMember)) {
 		o.settled = now
 	}
-	joins := toAdmit(s, members, o.seen)
 	left, lost := toEvict(s, members, o.self, now.Sub(o.leading) > unseenMax)
 	o.seen, o.epoch = members, s.Epoch
 	if len(joins) > 0 {
