@@ -71,8 +71,8 @@ func (c *chunk) append(seq uint64, r *wire.Record) (bytes int) {
 	return bytes
 }
 
-// finish makes the buffer a frame.
-func (c *chunk) finish() { wire.FinishBatch(c.buf, c.seqs[0], len(c.seqs)) }
+// finish makes the buffer a frame; spent says that the link has no credit left after it.
+func (c *chunk) finish(spent bool) { wire.FinishBatch(c.buf, c.seqs[0], len(c.seqs), spent) }
 
 // each calls f for every record in order, until f returns false. The record's slices are
 // parts of the buffer.

@@ -350,7 +350,7 @@ func TestConfigErrorStops(t *testing.T) {
 		})})
 		r.link(tap, "tap", "map", in, "n1")
 		r.source(tap, b, &numbers{n: 1})
-		if got, want := <-r.failed, "role map: nosuch: not found (exit 0)"; got != want {
+		if got, want := <-r.failed, "role map: nosuch: not found (exit 78)"; got != want {
 			t.Errorf("reason %q, want %q", got, want)
 		}
 		r.stop()

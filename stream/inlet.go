@@ -57,7 +57,7 @@ type Inlet struct {
 	links   map[linkKey]*Receiver
 	credit  credit
 	busy    int // records that handlers have
-	idle    int // handling goroutines that wait
+	idle    int // handling goroutines that have no records
 	hands   int // handling goroutines
 	closed  bool
 	service time.Duration        // smoothed time of a handler per record
@@ -110,6 +110,7 @@ func (in *Inlet) Run(ctx context.Context) error {
 	}
 	for in.wantHand(hands) {
 		in.hands++
+		in.idle++
 		in.group.Add(1)
 		go in.hand(ctx) // ended by closed
 	}
@@ -157,10 +158,11 @@ func (in *Inlet) hand(ctx context.Context) {
 		}
 		start := time.Now()
 		err := in.handle(ctx, &b)
+		took := time.Since(start)
 		if err == nil {
-			err = b.flush(ctx)
+			err = b.flush(ctx) // its wait for credit is not the handler's work
 		}
-		in.finish(ctx, &b, err, time.Since(start))
+		in.finish(ctx, &b, err, took)
 	}
 }
 
@@ -179,9 +181,8 @@ func (in *Inlet) handle(ctx context.Context, b *Batch) (err error) {
 func (in *Inlet) take(b *Batch) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.idle++
 	for !in.closed && (len(in.queue) == 0 || in.busy >= in.cfg.Capacity && !in.cfg.Serial) {
-		if len(in.queue) == 0 {
+		if len(in.queue) == 0 && in.busy == 0 {
 			in.starved()
 		}
 		in.work.Wait()
@@ -252,12 +253,14 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 	return more
 }
 
-// starved grants more when a sender spent its credit and nothing is left to do here.
+// starved grants more when a sender spent its credit and there is nothing at all to do here:
+// what one idle hand of several waits for is no more than a round trip.
 func (in *Inlet) starved() {
 	for _, r := range in.links {
-		if r.next < r.limit {
+		if !r.spent {
 			continue
 		}
+		r.spent = false
 		if !in.credit.starved() {
 			return
 		}
@@ -292,6 +295,7 @@ func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Dura
 	defer in.mu.Unlock()
 	n := len(b.Records)
 	in.busy -= n
+	in.idle++
 	in.last = took
 	per := took / time.Duration(max(n, 1))
 	in.service += (per - in.service) / 4
@@ -367,6 +371,7 @@ func (in *Inlet) enqueue(bl *block) bool {
 		return false
 	}
 	bl.r.next += uint64(bl.left)
+	bl.r.spent = bl.r.spent || bl.batch.Spent
 	in.queue = append(in.queue, bl)
 	if in.idle > 0 {
 		in.work.Signal()

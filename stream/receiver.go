@@ -78,6 +78,7 @@ type Receiver struct {
 	next  uint64 // read
 	taken uint64
 	limit uint64
+	spent bool // the sender said that its credit ended
 	gone  bool
 
 	mu          sync.Mutex // guards what the ack writer sends next

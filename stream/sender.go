@@ -266,7 +266,7 @@ func (s *Sender) next() (*chunk, []wire.Mark) {
 	if c != nil {
 		s.pending = nil
 		c.writing, c.at = true, time.Now()
-		c.finish()
+		c.finish(s.win.next >= s.limit)
 		s.o.wake() // there is room for a new chunk
 	}
 	return c, marks

@@ -15,12 +15,14 @@ type Record struct {
 	Header             map[string]string // nil or up to 32 entries of 4 KiB together
 }
 
-// A batch's body is the link seq of its first record (8 bytes), the number of records
-// (4 bytes), and the records. A record is a byte of flags, the fields that these announce,
+// A batch's body is a byte of flags, the link seq of its first record (8 bytes), the number of
+// records (4 bytes), and the records. A record is a byte of flags, the fields that these announce,
 // and its body with a length. What is not announced is as in the record before it; the seq
 // is one more than that one's.
 const (
-	batchHeaderBytes = 12
+	batchHeaderBytes = 13
+
+	batchSpent = 1 << 0 // the sender's credit ends with this batch; the other bits are for compression
 
 	flagSource  = 1 << 0 // source, generation (8 bytes each) and claim
 	flagSeq     = 1 << 1 // a signed difference to what was expected
@@ -34,11 +36,16 @@ const (
 // BatchPrefix is how many bytes of a batch's buffer come before its first record.
 const BatchPrefix = HeaderBytes + batchHeaderBytes
 
-// FinishBatch fills in the prefix of a whole batch in b.
-func FinishBatch(b []byte, first uint64, count int) {
+// FinishBatch fills in the prefix of a whole batch in b; spent says that the sender's credit
+// ends with it.
+func FinishBatch(b []byte, first uint64, count int, spent bool) {
 	PutHeader(b, TypeBatch, len(b)-HeaderBytes)
-	binary.BigEndian.PutUint64(b[HeaderBytes:], first)
-	binary.BigEndian.PutUint32(b[HeaderBytes+8:], uint32(count))
+	b[HeaderBytes] = 0
+	if spent {
+		b[HeaderBytes] = batchSpent
+	}
+	binary.BigEndian.PutUint64(b[HeaderBytes+1:], first)
+	binary.BigEndian.PutUint32(b[HeaderBytes+9:], uint32(count))
 }
 
 // Coder remembers the record before, which the next is coded against. Its zero value starts
@@ -119,6 +126,7 @@ func (c *Coder) Append(b []byte, r *Record) []byte {
 type Batch struct {
 	First uint64 // link seq of the first record
 	Count int
+	Spent bool // the sender's credit ends with it
 	left  int
 	d     decoder
 	c     Coder
@@ -130,12 +138,15 @@ func ParseBatch(body []byte) (Batch, error) {
 	if len(body) < batchHeaderBytes {
 		return Batch{}, ErrShort
 	}
-	n := binary.BigEndian.Uint32(body[8:])
+	if body[0]&^batchSpent != 0 {
+		return Batch{}, fmt.Errorf("batch with flags %#x: %w", body[0], ErrBad)
+	}
+	n := binary.BigEndian.Uint32(body[9:])
 	if n == 0 || uint64(n)*2 > uint64(len(body)-batchHeaderBytes) {
 		return Batch{}, fmt.Errorf("batch of %d records in %d bytes: %w", n, len(body), ErrBad)
 	}
 	b := Records(body[batchHeaderBytes:], int(n))
-	b.First = binary.BigEndian.Uint64(body)
+	b.First, b.Spent = binary.BigEndian.Uint64(body[1:]), body[0] != 0
 	return b, nil
 }
 

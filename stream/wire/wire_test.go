@@ -40,13 +40,13 @@ func TestBatchRoundTrip(t *testing.T) {
 				t.Fatalf("record %d takes %d bytes, its bound is %d", i, got, bound)
 			}
 		}
-		FinishBatch(buf, 42, len(want))
+		FinishBatch(buf, 42, len(want), true)
 		typ, n, err := Header(buf, 1<<20)
 		if err != nil || typ != TypeBatch || n != len(buf)-HeaderBytes {
 			t.Fatalf("Header = %v %d %v", typ, n, err)
 		}
 		b, err := ParseBatch(buf[HeaderBytes:])
-		if err != nil || b.First != 42 || b.Count != len(want) {
+		if err != nil || b.First != 42 || !b.Spent || b.Count != len(want) {
 			t.Fatalf("ParseBatch = %+v %v", b, err)
 		}
 		for i := range want {
@@ -113,7 +113,7 @@ func TestLengthsBeforeAllocation(t *testing.T) {
 		t.Errorf("an ack above the limit: %v", err)
 	}
 	body := make([]byte, batchHeaderBytes+10)
-	body[8], body[9], body[10], body[11] = 0xff, 0xff, 0xff, 0xff
+	body[9], body[10], body[11], body[12] = 0xff, 0xff, 0xff, 0xff
 	if _, err := ParseBatch(body); !errors.Is(err, ErrBad) {
 		t.Errorf("a batch that claims 4 G records: %v", err)
 	}
@@ -122,7 +122,7 @@ func TestLengthsBeforeAllocation(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	var c Coder
 	b := c.Append(make([]byte, BatchPrefix), &Record{Source: 1, Seq: 3, Attempt: 2, Key: []byte("k"), Header: map[string]string{"a": "b"}, Body: []byte("body")})
-	FinishBatch(b, 0, 1)
+	FinishBatch(b, 0, 1, false)
 	f.Add(b[HeaderBytes:])
 	a := Ack{Taken: 1, Limit: 2, Acked: []Range{{1, 2}}}
 	f.Add(a.Append(nil)[HeaderBytes:])
@@ -160,7 +160,7 @@ func BenchmarkCoder(b *testing.B) {
 	b.SetBytes(128)
 	for i := 0; b.Loop(); i++ {
 		if len(buf)+256 > cap(buf) {
-			FinishBatch(buf, 0, n)
+			FinishBatch(buf, 0, n, false)
 			batch, _ := ParseBatch(buf[HeaderBytes:])
 			var r Record
 			for batch.Left() > 0 {
