@@ -71,7 +71,8 @@ func (c *child) start(lines chan<- logLine, out chan<- report) (watch func(), er
 	c.cmd.ExtraFiles = []*os.File{w}
 	c.cmd.WaitDelay = outputWait
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
+		// Not SIGKILL: a node ends its programs and what these started first (drainOnSignal).
+		Pdeathsig: syscall.SIGHUP,
 		// Ctrl-C is ours to hand on, tap first. A process outside the terminal's group may not
 		// read from it, so a node that reads stdin stays in it.
 		Setpgid: c.cmd.Stdin == nil,
@@ -106,10 +107,17 @@ func readHello(r io.Reader) (*hello, error) {
 	return h, nil
 }
 
-// signal sends s to the child unless it has ended.
-func (c *child) signal(s syscall.Signal) {
+// terminate asks the child to drain and end.
+func (c *child) terminate() {
 	if !c.gone {
-		_ = c.cmd.Process.Signal(s) // it may have ended and not been reported yet: as good
+		_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended and not been reported yet: as good
+	}
+}
+
+// kill kills -9 the child and all that it started.
+func (c *child) kill() {
+	if !c.gone {
+		killTree(c.cmd.Process.Pid)
 	}
 }
 

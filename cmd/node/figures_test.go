@@ -25,7 +25,7 @@ var figureRows = []struct {
 	{"`up examples/gosrc/weir.yaml`", figureGosrc},
 	{"the same programs in a shell pipeline", figureGosrcShell},
 	{"kill -9 of the orchestrator to the next one's first commit, median of 10", figureLeaderGap},
-	{"1 GB of 1 KiB lines through `weir pipe cat cat`", figurePipe},
+	{"1 GiB of 1 KiB lines through `weir pipe cat cat`", figurePipe},
 	{"the same through `cat | cat | cat`", figureCats},
 	{"first line out of `weir pipe cat`, from its start", figureFirstLine},
 	{"`weir pipe cat` of nothing", figureNothing},
@@ -132,16 +132,16 @@ func figureLeaderGap(t *testing.T) string {
 	return fmt.Sprintf("%d ms (%d to %d)", (gaps[4]+gaps[5])/2, gaps[0], gaps[9])
 }
 
-// gigabyte is what the pipes are fed with, in bytes.
-const gigabyte = 1 << 30
+// gibibyte is what the pipes are fed with, in bytes.
+const gibibyte = 1 << 30
 
-// throughput runs a command with a gigabyte of lines on its stdin.
+// throughput runs a command with a gibibyte of lines on its stdin.
 func throughput(t *testing.T, name string, args ...string) string {
 	cmd := exec.Command(name, args...)
 	cmd.Stderr = os.Stderr
 	line := append(bytes.Repeat([]byte{'x'}, 1023), '\n')
 	block := bytes.Repeat(line, 512)
-	cmd.Stdin = io.LimitReader(&repeated{block: block}, gigabyte)
+	cmd.Stdin = io.LimitReader(&repeated{block: block}, gibibyte)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func throughput(t *testing.T, name string, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || n != gigabyte {
+	if err := cmd.Wait(); err != nil || n != gibibyte {
 		t.Fatalf("%s %q: %v, %d bytes", name, args, err, n)
 	}
 	took := time.Since(began).Seconds()

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"weir/node/api"
@@ -113,7 +112,7 @@ func (f *fleet) run(signals <-chan os.Signal) error {
 			f.onSignal()
 		case <-f.killAll:
 			f.con.line("weir: some nodes did not end in time and were killed")
-			f.signalAll(syscall.SIGKILL)
+			f.forAll((*child).kill)
 		}
 	}
 	f.con.show("")
@@ -268,7 +267,7 @@ func (f *fleet) killLeader(p api.Pipeline) {
 	}
 	c.killed = true
 	f.kill = kill{Node: c.ID, Term: f.last.Term, At: time.Now()}
-	c.signal(syscall.SIGKILL)
+	c.kill()
 	f.con.line(fmt.Sprintf("weir: killed %s, which leads (process %d)", c.ID, c.cmd.Process.Pid))
 }
 
@@ -277,7 +276,7 @@ func (f *fleet) onSignal() {
 	switch {
 	case f.draining || f.stopping:
 		f.stop(errInterrupted)
-		f.signalAll(syscall.SIGKILL)
+		f.forAll((*child).kill)
 	case len(f.children) < len(f.plan): // nothing flows yet
 		f.stop(errInterrupted)
 	default:
@@ -285,7 +284,7 @@ func (f *fleet) onSignal() {
 		f.con.line("weir: interrupted: finishing what is in flight; interrupt again to stop at once")
 		for _, c := range f.children {
 			if f.isTap(c) {
-				c.signal(syscall.SIGTERM)
+				c.terminate()
 			}
 		}
 	}
@@ -298,12 +297,12 @@ func (f *fleet) stop(err error) {
 	}
 	f.stopping, f.err, f.ended = true, err, time.Now()
 	f.killAll = time.After(f.grace)
-	f.signalAll(syscall.SIGTERM)
+	f.forAll((*child).terminate)
 }
 
-func (f *fleet) signalAll(s syscall.Signal) {
+func (f *fleet) forAll(do func(*child)) {
 	for _, c := range f.children {
-		c.signal(s)
+		do(c)
 	}
 }
 

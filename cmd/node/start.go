@@ -82,24 +82,32 @@ func newStart() *cobra.Command {
 }
 
 // drainOnSignal returns a context that the first SIGINT or SIGTERM ends, with errInterrupted as
-// its cause; the second then kills the process, as it does by default.
+// its cause. The second, or a SIGHUP, which a node gets when its parent dies, ends the process
+// and its programs at once.
 func drainOnSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	got := make(chan os.Signal, 1) // length 1: signal.Notify does not wait
-	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM)
-	done := make(chan struct{})
-	go func() { // ends with the first signal or the returned function
+	got := make(chan os.Signal, 2) // length 2: signal.Notify does not wait, nor may the second get lost
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the returned function
 		defer close(done)
-		select {
-		case <-got:
-			cancel(errInterrupted)
-		case <-ctx.Done():
+		for draining := false; ; draining = true {
+			select {
+			case s := <-got:
+				if draining || s == syscall.SIGHUP {
+					exitWithAll(exitInterrupted)
+				}
+				cancel(errInterrupted)
+			case <-quit:
+				return
+			}
 		}
-		signal.Stop(got)
 	}()
 	return ctx, func() {
-		cancel(nil)
+		signal.Stop(got)
+		close(quit)
 		<-done
+		cancel(nil)
 	}
 }
 

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"weir/node/api"
+)
+
+// sleepers is a pipeline whose programs are shells that wait for a grandchild.
+const sleepers = `
+pipeline: s
+graph: in -> work -> out
+roles:
+  in:   {tap: {generate: {records: 100000}}}
+  work: {sh: 'echo >>started; sleep 1000; cat', nodes: 2}
+  out:  {sink: {discard: true}}
+`
+
+// startUp starts `weir up` of a pipeline over real nodes and returns when its programs have run.
+func startUp(t *testing.T, args ...string) (cmd *exec.Cmd, m string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	runtimeDir(t)
+	m = mark(t)
+	path := filepath.Join(t.TempDir(), "s.yaml")
+	if err := os.WriteFile(path, []byte(sleepers), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command("weir", append([]string{"up", path}, args...)...)
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForFile(filepath.Join(filepath.Dir(path), "started"))
+	return cmd, m
+}
+
+// waitForText returns when a file holds text.
+func waitForText(t *testing.T, path, text string) {
+	t.Helper()
+	for {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(text)) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestUpDiesWithItsParent(t *testing.T) {
+	cmd, m := startUp(t)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	if err := awaitNone(m, 5*time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUpInterruptedTwice(t *testing.T) {
+	cmd, m := startUp(t)
+	for _, before := range []string{"", "interrupt again to stop at once"} {
+		waitForText(t, cmd.Stderr.(*os.File).Name(), before) // two signals at once would be one
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = cmd.Wait() // its code is looked at next
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("exit code %d, want %d", code, exitInterrupted)
+	}
+	if left := marked(m); len(left) > 0 {
+		t.Errorf("left running: %q", left)
+	}
+}
+
+// TestUpHTTP checks that --http shows the run, and that each node is a process of its own.
+func TestUpHTTP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String() // free a moment ago: good enough for a test
+	l.Close()
+	cmd, _ := startUp(t, "--http", addr)
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	st, err := api.Get(t.Context(), "http://"+addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range st.Nodes {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n.PID))
+		if want := "weir\x00start\x00--id\x00" + n.ID + "\x00"; err != nil || !bytes.HasPrefix(cmdline, []byte(want)) {
+			t.Errorf("node %s is said to be process %d, which is %q, %v", n.ID, n.PID, cmdline, err)
+		}
+	}
+	if p := pipelineOf(st, "s"); len(st.Nodes) < 4 || p.State != "running" {
+		t.Errorf("%d nodes, pipeline %+v", len(st.Nodes), p)
+	}
+}
