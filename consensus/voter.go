@@ -55,6 +55,12 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft as %s: %w", id, err)
 	}
+	if alone { // there is nobody to wait for: the word that hands leadership on makes it stand at once
+		trans.calls <- raft.RPC{
+			Command:  &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(addr)}},
+			RespChan: make(chan raft.RPCResponse, 1), // nobody reads the answer
+		}
+	}
 	return &voter{id: id, raft: r, trans: trans, since: time.Now()}, nil
 }
 

@@ -41,6 +41,7 @@ type membership interface {
 // ledger is what it needs of the log.
 type ledger interface {
 	State() *consensus.State
+	Changed() <-chan struct{}
 	IsLeader() bool
 	Propose(context.Context, consensus.Command) error
 	Probe(context.Context, topology.Node) error
@@ -91,15 +92,20 @@ func (o *orchestrator) run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		changed := o.ledger.Changed()
+		if !o.leading.IsZero() {
+			changed = nil // only to see at once that we lead
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-tick.C:
-			if !o.ledger.IsLeader() {
-				o.leading = time.Time{}
-				continue
-			}
-			o.look(ctx, now)
+		case <-tick.C:
+		case <-changed:
+		}
+		if o.ledger.IsLeader() {
+			o.look(ctx, time.Now())
+		} else {
+			o.leading = time.Time{}
 		}
 	}
 }
@@ -115,7 +121,7 @@ func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	}
 	s := o.ledger.State()
 	members := ours(o.members.Members(), s.LogID)
-	joins := toAdmit(s, members, o.seen)
+	joins := toAdmit(s, members, o.seen, o.self)
 	if len(joins) > 0 || o.seen != nil && (s.Epoch != o.epoch || !maps.EqualFunc(members, o.seen, sameMember)) {
 		o.settled = now
 	}
@@ -238,14 +244,14 @@ func ours(all []gossip.Member, logID uint64) map[topology.NodeID]member {
 }
 
 // toAdmit returns the living members that the roster lacks or knows otherwise, if they were the
-// same a look ago: a burst of joins becomes one entry.
-func toAdmit(s *consensus.State, members, before map[topology.NodeID]member) (nodes []topology.Node) {
+// same a look ago: a burst of joins becomes one entry. We need not wait for ourselves.
+func toAdmit(s *consensus.State, members, before map[topology.NodeID]member, self topology.NodeID) (nodes []topology.Node) {
 	for id, m := range members {
 		known, ok := s.Node(id)
 		switch {
 		case m.state != gossip.StateAlive || s.HasLeft(id, m.node.Boot):
 		case ok && (m.node.Boot < known.Boot || sameNode(m.node, known)):
-		case sameMember(m, before[id]):
+		case id == self || sameMember(m, before[id]):
 			nodes = append(nodes, m.node)
 		}
 	}
