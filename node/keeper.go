@@ -89,7 +89,7 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	}
 	for _, l := range open {
 		if l.From == k.n.self.ID {
-			k.openLink(ctx, l)
+			k.openLink(l)
 		}
 	}
 	k.beat(ctx, layout)

@@ -23,7 +23,7 @@ type linkRun struct {
 	drain chan struct{} // closed when the link leaves the layout
 }
 
-func (k *keeper) openLink(ctx context.Context, l topology.Link) {
+func (k *keeper) openLink(l topology.Link) {
 	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
 	if rr == nil || rr.outlet == nil {
 		k.n.log.Error("a link starts at a role that does not run here", "link", l)
@@ -34,7 +34,6 @@ func (k *keeper) openLink(ctx context.Context, l topology.Link) {
 	k.nextID += 1 << 32 // room for as many tries of each
 	generation := k.nextID
 	k.group.Go(func() { k.runLink(rr, l, lr, generation) }) // ended by drain or the role's end
-	_ = ctx
 }
 
 // runLink opens the link, again whenever it breaks.

@@ -82,7 +82,7 @@ type Receiver struct {
 	gone  bool
 
 	mu          sync.Mutex // guards what the ack writer sends next
-	ack         wire.Ack
+	credit      wire.Ack // its Taken and Limit
 	handledSeqs ranges
 	ackedSeqs   ranges
 	nacks       []wire.Nack
@@ -225,7 +225,7 @@ func (bl *block) release(b *Budget) {
 // grant has the ack writer send the link's taken and limit; the caller has the inlet's mu.
 func (r *Receiver) grant() {
 	r.mu.Lock()
-	r.ack.Taken, r.ack.Limit = r.taken, r.limit
+	r.credit.Taken, r.credit.Limit = r.taken, r.limit
 	r.mu.Unlock()
 	r.signal()
 }
@@ -237,8 +237,8 @@ func (r *Receiver) signal() {
 	}
 }
 
-// ackRange has the ack writer send that these are done with.
-func (r *Receiver) ackRange(lo, hi uint64) {
+// ack has the ack writer send that these are done with.
+func (r *Receiver) ack(lo, hi uint64) {
 	r.mu.Lock()
 	r.ackedSeqs.add(lo, hi)
 	r.mu.Unlock()
@@ -294,7 +294,7 @@ func (r *Receiver) frames(b []byte) []byte {
 		handled, acked = nil, nil
 	}
 	for first := true; first || len(handled)+len(acked) > 0; first = false {
-		a := r.ack
+		a := r.credit
 		n, m := min(len(handled), wire.RangesMax/2), min(len(acked), wire.RangesMax/2)
 		a.Handled, a.Acked = handled[:n], acked[:m]
 		b = a.Append(b)

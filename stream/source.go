@@ -206,8 +206,8 @@ func (s *Source) waitBelow(ctx context.Context, n uint64) error {
 	}
 }
 
-// ackRange is told by the tree that these roots are acked end to end.
-func (s *Source) ackRange(lo, hi uint64) {
+// ack is told by the tree that these roots are acked end to end.
+func (s *Source) ack(lo, hi uint64) {
 	s.mu.Lock()
 	marks := make([]Mark, 0, 16)
 	for seq := lo; seq < hi; seq++ {

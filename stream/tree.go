@@ -21,8 +21,8 @@ type tree struct {
 
 // owner is told of inputs whose outputs are all acked.
 type owner interface {
-	// ackRange may be called by any goroutine, with no lock of stream held.
-	ackRange(lo, hi uint64)
+	// ack may be called by any goroutine, with no lock of stream held.
+	ack(lo, hi uint64)
 }
 
 // slab holds the trees of one batch, so that they are made and dropped together.
@@ -89,7 +89,7 @@ func (a *ackBatch) add(o owner, seq uint64) {
 // flush tells the last owner.
 func (a *ackBatch) flush() {
 	if a.owner != nil {
-		a.owner.ackRange(a.lo, a.hi)
+		a.owner.ack(a.lo, a.hi)
 		a.owner = nil
 	}
 }
