@@ -1,0 +1,162 @@
+package sim
+
+import (
+	"sync"
+	"time"
+
+	"weir/topology"
+)
+
+// EventKind says what happened, and what the other fields of an Event mean.
+type EventKind uint8
+
+// The kinds of events. A field that a kind does not name is zero.
+const (
+	_ EventKind = iota
+
+	// Records, from the workload. Record is the number of the root; for EventSunk and
+	// EventHandled Leaf is the path it came by.
+	EventOpened  // a tap's partition was opened anew: Text = partition; its reads are numbered from 0
+	EventRead    // a tap handed out Record of partition Text
+	EventAcked   // a tap was told that Record of partition Text is acked end to end
+	EventHandled // role Text was given Record; N = attempt
+	EventSunk    // role Text wrote Record durably
+
+	// Links, seen by the sender: Life says which life of which link.
+	EventLinkOpen  // the receiver accepted it; M = limit
+	EventLinkClose // its un-acked records have gone back
+	EventSent      // link seqs [N, M) were placed on it; Again = how many of them were sent before
+	EventGranted   // the receiver has taken N and lets M be sent
+	EventFreed     // link seqs [N, M) are out of custody: acked
+
+	// Links, seen by the receiver.
+	EventLinkAccept // it reads this life from now on; M = limit
+	EventLinkEnd    // it reads this life no more
+	EventTaken      // handlers were given all below N, M may be sent
+	EventDone       // link seqs [N, M) are acked to the sender
+
+	EventSource // source N begins a generation M, partition Text
+	EventMark   // source Record has in generation N the low-water mark M
+	EventHeld   // the node's windows hold N bytes of at most M
+
+	// Control, from the nodes.
+	EventElected // the node leads in term N
+	EventState   // the node applied State
+	EventLayout  // the node follows the links of State.Layout, of epoch State.Epoch
+
+	// Faults, from the scenario.
+	EventStarted    // a node runs, N = its boot counted by the scenario
+	EventKilled     // it runs no more and has told nobody
+	EventStopped    // it left in good order
+	EventPaused     // it stands still
+	EventResumed    // it goes on
+	EventFaultBegin // Text = the fault's line in the scenario; no Node: the network's
+	EventFaultEnd   // Text = the same
+)
+
+// Event is one thing that happened at one place.
+type Event struct {
+	At     time.Duration // since the run began, in virtual time
+	Node   topology.NodeID
+	Kind   EventKind
+	Again  uint32
+	Life   LifeID
+	Record uint64
+	Leaf   uint64
+	N, M   uint64
+	Text   string
+	State  *StateSeen
+}
+
+// LifeID numbers the lives of links in a History, from 1; 0 is none.
+type LifeID uint32
+
+// Life is one life of a link: all between a HELLO and the end.
+type Life struct {
+	Link             topology.Link
+	Boot, Generation uint64 // of the sender
+}
+
+// StateSeen is what a node holds for agreed.
+type StateSeen struct {
+	Index, Epoch, LogID, Term uint64
+	Hash                      uint64          // of the whole state
+	Layout                    []topology.Link // EventLayout: what the node follows
+}
+
+// eventsChunk is how many events of a history are allocated together: 10 ms of a busy run.
+const eventsChunk = 4096
+
+// History is what happened in one run, in an order that agrees with cause and effect: who adds
+// an event does so before it tells anyone. It is safe for concurrent use; Add blocks nobody for
+// longer than it takes to note an event, so hooks may call it under locks.
+type History struct {
+	now func() time.Duration // nil: events come with their times
+
+	mu     sync.Mutex
+	chunks []*[eventsChunk]Event
+	count  int
+	lives  []Life
+	lifeOf map[Life]LifeID
+}
+
+// NewHistory makes a history that begins now; it stamps its events.
+func NewHistory() *History {
+	start := time.Now()
+	return &History{now: func() time.Duration { return time.Since(start) }}
+}
+
+// Add notes an event.
+func (h *History) Add(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.now != nil {
+		e.At = h.now()
+	}
+	if h.count == len(h.chunks)*eventsChunk {
+		h.chunks = append(h.chunks, new([eventsChunk]Event))
+	}
+	h.chunks[h.count/eventsChunk][h.count%eventsChunk] = e
+	h.count++
+}
+
+// LifeID numbers a life of a link; the same one has the same number at both ends.
+func (h *History) LifeID(l Life) LifeID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if id := h.lifeOf[l]; id != 0 {
+		return id
+	}
+	if h.lifeOf == nil {
+		h.lifeOf = make(map[Life]LifeID)
+	}
+	h.lives = append(h.lives, l)
+	h.lifeOf[l] = LifeID(len(h.lives))
+	return h.lifeOf[l]
+}
+
+// Life returns the life of a number.
+func (h *History) Life(id LifeID) Life {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lives[id-1]
+}
+
+// Len is the number of events so far.
+func (h *History) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count
+}
+
+// All ranges over the events that are there now, in order.
+func (h *History) All(yield func(int, *Event) bool) {
+	h.mu.Lock()
+	count, chunks := h.count, h.chunks
+	h.mu.Unlock()
+	for i := range count {
+		if !yield(i, &chunks[i/eventsChunk][i%eventsChunk]) {
+			return
+		}
+	}
+}
