@@ -16,8 +16,12 @@ import (
 	"weir/topology"
 )
 
-// catchUp is how long a link waits for its receiver to reach the sender's epoch (DESIGN 6).
-const catchUp = 2 * time.Second
+const (
+	// catchUp is how long a link waits for its receiver to reach the sender's epoch (DESIGN 6).
+	catchUp = 2 * time.Second
+	// drainEvery is how often a node that leaves looks whether it may go.
+	drainEvery = 20 * time.Millisecond
+)
 
 // keeper keeps what runs on this node as the State has it: the roles of pipelines that this
 // node serves, the links that start here, heartbeats to all peers with links.
@@ -156,18 +160,23 @@ func compareKeys(a, b roleKey) int {
 	return slices.Compare([]string{a.pipeline, a.role}, []string{b.pipeline, b.role})
 }
 
-// drained waits until no link comes in and nothing that went out is un-acked.
+// stopReading ends the taps' reading; what they read goes on.
+func (k *keeper) stopReading() {
+	for _, rr := range k.all() {
+		rr.stopReading()
+	}
+}
+
+// fed reports whether another node sends to this one.
+func (k *keeper) fed() bool {
+	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool { return rr.inlet != nil && rr.inlet.Fed(k.n.self.ID) })
+}
+
+// drained waits until no other node sends to this one and nothing that went out is un-acked.
 func (k *keeper) drained(ctx context.Context) {
-	tick := time.NewTicker(retryMin)
+	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
-	for {
-		busy := false
-		for _, rr := range k.all() {
-			busy = busy || rr.busy()
-		}
-		if !busy {
-			return
-		}
+	for k.fed() || slices.ContainsFunc(k.all(), (*roleRun).busy) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

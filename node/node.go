@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,8 +37,9 @@ const (
 	defaultPort = ":7411"
 	// secretBytes is the length of a cluster's secret.
 	secretBytes = 32
-	// leaveTimeout bounds what a node does to leave in good order.
-	leaveTimeout = 10 * time.Second
+	// leaveTimeout bounds what a node does to leave in good order: less than what those who stop
+	// it wait before they kill it (up: 5 s).
+	leaveTimeout = 4 * time.Second
 )
 
 // Node is one node of a cluster. Its exported methods are safe for concurrent use.
@@ -299,19 +299,19 @@ func (n *Node) insist(ctx context.Context, c consensus.Command, done func(*conse
 	}
 }
 
-// leave takes the node out of the roster, so that others stop sending to it and what it has
-// is acked, where there is somebody to go on: a leader, and a pipeline that has not ended.
+// leave finishes what is in flight, at most for leaveTimeout: the taps stop reading, and where
+// others can go on, the node leaves the roster, so that they stop sending to it.
 func (n *Node) leave(ctx context.Context) {
-	s := n.consensus.State()
-	if len(s.Roster) < 2 || !slices.ContainsFunc(s.Pipelines, func(p consensus.Pipeline) bool { return p.Failed == nil }) {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	gone := func(s *consensus.State) bool { _, there := s.Node(n.self.ID); return !there }
-	if err := n.insist(ctx, consensus.Evict(true, n.self.ID), gone); err != nil {
-		n.log.Warn("leave without the log's word", "err", err)
-		return
+	n.keeper.stopReading()
+	s := n.consensus.State()
+	if len(s.Roster) > 1 && n.keeper.fed() {
+		gone := func(s *consensus.State) bool { _, there := s.Node(n.self.ID); return !there }
+		if err := n.insist(ctx, consensus.Evict(true, n.self.ID), gone); err != nil {
+			n.log.Warn("leave without the log's word", "err", err)
+			return
+		}
 	}
 	n.keeper.drained(ctx)
 }

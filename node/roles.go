@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -29,6 +30,9 @@ type roleRun struct {
 	ctx    context.Context // of all that it does; the run's, kept so that its links end with it
 	cancel context.CancelCauseFunc
 
+	reading     context.Context // of a tap's reading, which ends first when the node leaves
+	stopReading context.CancelFunc
+
 	mu      sync.Mutex
 	sources []*stream.Source
 	opened  bool // all partitions of the tap have a source
@@ -37,6 +41,7 @@ type roleRun struct {
 func newRoleRun(n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRun {
 	rr := &roleRun{n: n, key: roleKey{p.Name, r.Name}, pipeline: p, role: r, cfg: cfg}
 	rr.ctx, rr.cancel = context.WithCancelCause(context.Background())
+	rr.reading, rr.stopReading = context.WithCancel(rr.ctx)
 	if edges := p.Graph.Out(r.Name); len(edges) > 0 {
 		rr.outlet = stream.NewOutlet(stream.OutletConfig{
 			Pipeline: p.Name, Role: r.Name, Edges: edges, Send: r.Send, Budget: n.budget,
@@ -76,7 +81,7 @@ func (rr *roleRun) run(ctx context.Context) {
 	if rr.inlet != nil {
 		err = rr.inlet.Run(rr.ctx)
 	} else {
-		err = rr.read(rr.ctx)
+		err = rr.read(rr.reading)
 		<-rr.ctx.Done() // its links stay: they bring the last marks
 	}
 	if rr.cfg.Sink != nil {
@@ -140,7 +145,7 @@ func (rr *roleRun) failed(ctx context.Context, err error) {
 
 // fail has the log say that the pipeline failed; all nodes then stop it.
 func (rr *roleRun) fail(reason string, exit int) {
-	rr.n.log.Error("pipeline fails", "pipeline", rr.key.pipeline, "reason", reason)
+	rr.n.log.Info("pipeline fails", "pipeline", rr.key.pipeline, "reason", reason)
 	rr.n.keeper.group.Go(func() { // ended by the role's end, which the log's word brings
 		_ = rr.n.insist(rr.ctx, consensus.Fail(rr.key.pipeline, reason, exit), func(s *consensus.State) bool {
 			p, ok := s.Pipeline(rr.key.pipeline)
@@ -149,19 +154,9 @@ func (rr *roleRun) fail(reason string, exit int) {
 	})
 }
 
-// busy reports whether links come in or records went out and are un-acked.
+// busy reports whether records went out and are un-acked.
 func (rr *roleRun) busy() bool {
-	if rr.inlet != nil && rr.inlet.Links() > 0 {
-		return true
-	}
-	if rr.outlet != nil {
-		for _, st := range rr.outlet.Stats() {
-			if st.Inflight > 0 {
-				return true
-			}
-		}
-	}
-	return false
+	return rr.outlet != nil && slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
 }
 
 // done reports whether a tap's partitions have ended and are all acked.

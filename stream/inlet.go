@@ -401,9 +401,14 @@ func (in *Inlet) mark(m wire.Mark) {
 	}
 }
 
-// Links is the number of live links to the role.
-func (in *Inlet) Links() int {
+// Fed reports whether a node other than self has a link to the role.
+func (in *Inlet) Fed(self topology.NodeID) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return len(in.links)
+	for key := range in.links {
+		if key.from != self {
+			return true
+		}
+	}
+	return false
 }

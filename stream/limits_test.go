@@ -259,7 +259,7 @@ func TestHostileSender(t *testing.T) {
 					t.Errorf("the link ended with %v", err)
 				}
 				theirs.Close()
-				if n := in.Links(); n != 0 {
+				if n := len(in.links); n != 0 {
 					t.Errorf("%d links left", n)
 				}
 				r.stop()

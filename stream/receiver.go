@@ -82,7 +82,7 @@ type Receiver struct {
 	gone  bool
 
 	mu          sync.Mutex // guards what the ack writer sends next
-	credit      wire.Ack // its Taken and Limit
+	credit      wire.Ack   // its Taken and Limit
 	handledSeqs ranges
 	ackedSeqs   ranges
 	nacks       []wire.Nack

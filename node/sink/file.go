@@ -66,7 +66,7 @@ func lock(f *os.File) error {
 	}
 	switch {
 	case errors.Is(lockErr, syscall.EWOULDBLOCK):
-		return fmt.Errorf("%s is locked by another run", f.Name())
+		return &LockedError{Path: f.Name()}
 	case lockErr != nil:
 		return fmt.Errorf("lock %s: %w", f.Name(), lockErr)
 	}
@@ -85,6 +85,14 @@ func syncDir(dir string) error {
 	}
 	return nil
 }
+
+// LockedError says that another run has the output.
+type LockedError struct{ Path string }
+
+func (e *LockedError) Error() string { return e.Path + " is locked by another run" }
+
+// ExitCode is EX_TEMPFAIL of sysexits.h: later it is free.
+func (e *LockedError) ExitCode() int { return 75 }
 
 // DiskError says that the disk did not take the output: it is full, or worse.
 type DiskError struct {
