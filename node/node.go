@@ -185,8 +185,12 @@ func (n *Node) Addr() string { return n.self.Addr }
 // ID is the node's name.
 func (n *Node) ID() topology.NodeID { return n.self.ID }
 
-// Run runs the node until ctx is done, then leaves the cluster in good order and returns with
-// nothing running. Any other end is an error.
+// ErrKilled as the cause of a context's end stops a node as kill -9 does, as far as a node can:
+// without a leave and without a word to anyone.
+var ErrKilled = errors.New("the node is killed")
+
+// Run runs the node until ctx is done, then leaves the cluster in good order, unless the cause is
+// ErrKilled, and returns with nothing running. Any other end is an error.
 func (n *Node) Run(ctx context.Context) error {
 	listeners, err := n.listenAPI()
 	if err != nil {
@@ -212,7 +216,11 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	select {
 	case <-ctx.Done():
-		n.leave(work)
+		if errors.Is(context.Cause(ctx), ErrKilled) {
+			stopNetwork()
+		} else {
+			n.leave(work)
+		}
 	case <-work.Done():
 	}
 	stopWork()
