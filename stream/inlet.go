@@ -41,6 +41,7 @@ type InletConfig struct {
 	// OnMark is told of each newer low-water mark; it must not block.
 	OnMark func(wire.Mark)
 	Log    *slog.Logger
+	Hooks  *Hooks // nil but in the simulator
 
 	dropAcks bool // test hook: only credit is sent
 }
@@ -238,9 +239,13 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 	}
 	r := bl.r
 	if taken > 0 {
+		if in.cfg.Hooks.has(BugLostCredit) {
+			in.credit.total = max(in.credit.total, 1) - 1
+		}
 		r.limit = in.credit.take(r.taken, r.limit, taken)
 		r.taken += taken
 		r.grant()
+		in.watch(EventTaken, r)
 		b.blocks = append(b.blocks, bl)
 		bl.refs.Add(1)
 		in.credit.waited(now.Sub(bl.at), in.last, now)
@@ -264,9 +269,11 @@ func (in *Inlet) starved() {
 		if !in.credit.starved() {
 			return
 		}
+		in.cfg.Hooks.sometimes("credit doubles")
 		for _, r := range in.links {
 			r.limit = in.credit.grant(r.taken, r.limit)
 			r.grant()
+			in.watch(EventTaken, r)
 		}
 		return
 	}
@@ -285,6 +292,9 @@ func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Dura
 		}
 		if !done.done(t) && reason == nil {
 			r.handled(seq)
+			if in.cfg.Hooks.has(BugAckEarly) {
+				r.ack(seq, seq+1)
+			}
 		}
 	}
 	done.flush()
@@ -327,14 +337,20 @@ func (in *Inlet) open(r *Receiver) (older *Receiver, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	older = in.links[r.key]
+	if in.cfg.Hooks.has(BugUnfenced) {
+		older = nil
+	}
 	if older != nil {
 		if h := older.hello; h.Boot > r.hello.Boot || h.Boot == r.hello.Boot && h.Generation >= r.hello.Generation {
+			in.cfg.Hooks.sometimes("an older generation of a link is refused")
 			return nil, fmt.Errorf("generation %d.%d of the link is not above %d.%d", r.hello.Boot, r.hello.Generation, h.Boot, h.Generation)
 		}
+		in.cfg.Hooks.sometimes("a newer generation replaces a link")
 		in.forget(older)
 	}
 	in.links[r.key] = r
 	r.limit = in.credit.open()
+	in.watch(EventAccept, r)
 	return older, nil
 }
 
@@ -344,6 +360,7 @@ func (in *Inlet) forget(r *Receiver) {
 		return
 	}
 	r.gone = true
+	in.watch(EventEnd, r)
 	in.credit.close(r.taken, r.limit)
 	for i, bl := range in.queue {
 		if bl.r == r {

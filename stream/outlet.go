@@ -26,8 +26,9 @@ type OutletConfig struct {
 	RecordMax int // bytes of a body; 0 = RecordBytesMax
 	// Fail is told once why the run must stop: a record failed too often, or a role can
 	// never work. It must not block.
-	Fail func(reason string, exitCode int)
-	Log  *slog.Logger
+	Fail  func(reason string, exitCode int)
+	Log   *slog.Logger
+	Hooks *Hooks // nil but in the simulator
 
 	dropAcks bool // test hook: records are done with once written, as if nobody acked
 }
@@ -225,6 +226,7 @@ func (o *Outlet) pick(e *outEdge, need int, avoid topology.NodeID) *Sender {
 		best, bestAt = s, at
 	}
 	if best == nil && avoid != "" && !others {
+		o.cfg.Hooks.sometimes("a nacked record goes back to the only node")
 		return o.pick(e, need, "")
 	}
 	e.turn = bestAt + 1
@@ -234,6 +236,7 @@ func (o *Outlet) pick(e *outEdge, need int, avoid topology.NodeID) *Sender {
 // ready reports whether s can take a record of need bytes now.
 func (o *Outlet) ready(s *Sender, need int) bool {
 	if s.draining || s.win.next >= s.limit || s.win.full() {
+		o.cfg.Hooks.sometimes("a link has no credit")
 		return false
 	}
 	if c := s.pending; c != nil {
@@ -246,7 +249,9 @@ func (o *Outlet) ready(s *Sender, need int) bool {
 	if o.fits(s, size) {
 		return true
 	}
+	o.cfg.Hooks.sometimes("a window has no room for another chunk")
 	if s.live*2 < s.pinned {
+		o.cfg.Hooks.sometimes("chunks are packed")
 		s.pack()
 	}
 	return o.fits(s, size)
@@ -286,8 +291,10 @@ func (o *Outlet) adopt(e *outEdge) {
 		need := wire.RecordBytes(&or.rec)
 		s := o.pick(e, need, or.avoid)
 		if s == nil {
+			o.cfg.Hooks.sometimes("a record without a link waits for one")
 			break
 		}
+		o.cfg.Hooks.sometimes("a record goes to another link")
 		o.place(s, &or.rec, or.t, need)
 		s.win.at(s.win.next - 1).again = true
 		e.redelivered++

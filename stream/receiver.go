@@ -182,6 +182,7 @@ func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
 		slab: in.cfg.Budget.slabs.get(batch.Count, r, batch.First)}
 	bl.refs.Store(1)
 	if !in.enqueue(bl) {
+		in.cfg.Hooks.sometimes("a batch comes on a link that was replaced")
 		return errors.New("the link was replaced")
 	}
 	select {
@@ -239,6 +240,7 @@ func (r *Receiver) signal() {
 
 // ack has the ack writer send that these are done with.
 func (r *Receiver) ack(lo, hi uint64) {
+	r.watchDone(lo, hi)
 	r.mu.Lock()
 	r.ackedSeqs.add(lo, hi)
 	r.mu.Unlock()

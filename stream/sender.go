@@ -49,6 +49,7 @@ type Sender struct {
 	e    *outEdge
 	peer topology.NodeID
 	conn net.Conn
+	self Hello         // what it said first
 	wake chan struct{} // a flag: something to write, or draining
 
 	win          window
@@ -81,7 +82,7 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 	if err != nil {
 		return err
 	}
-	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, wake: make(chan struct{}, 1), limit: limit}
+	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: limit}
 	o.connect(s)
 	defer o.disconnect(s)
 	g, ctx := errgroup.WithContext(ctx)
@@ -170,6 +171,7 @@ func readFrame(r *bufio.Reader, buf []byte, recordMax int) (wire.Type, []byte, e
 func (o *Outlet) connect(s *Sender) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	s.watch(EventOpen, 0, s.limit)
 	s.e.senders = append(s.e.senders, s)
 	for _, m := range s.e.marks {
 		s.marks = append(s.marks, m)
@@ -183,6 +185,7 @@ func (o *Outlet) connect(s *Sender) {
 func (o *Outlet) disconnect(s *Sender) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	s.watch(EventClose, 0, 0)
 	e := s.e
 	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
 	var seen *chunk
@@ -235,7 +238,7 @@ func (s *Sender) write(ctx context.Context, drain <-chan struct{}) error {
 			if err != nil {
 				return fmt.Errorf("write batch: %w", err)
 			}
-			if s.o.cfg.dropAcks {
+			if s.o.cfg.dropAcks || s.o.cfg.Hooks.has(BugCustody) {
 				_, _ = s.acked(&wire.Ack{Acked: []wire.Range{{Lo: first, Hi: first + n}}}, nil)
 			}
 			continue
@@ -267,6 +270,7 @@ func (s *Sender) next() (*chunk, []wire.Mark) {
 		s.pending = nil
 		c.writing, c.at = true, time.Now()
 		c.finish(s.win.next >= s.limit)
+		s.watchSent(c)
 		s.o.wake() // there is room for a new chunk
 	}
 	return c, marks
@@ -370,12 +374,14 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 		return nil, fmt.Errorf("ack of records that were never sent: %w", wire.ErrBad)
 	}
 	s.taken, s.limit = max(s.taken, a.Taken), max(s.limit, a.Limit)
+	s.watch(EventGrant, s.taken, s.limit)
 	now := time.Now()
 	for _, r := range a.Handled {
 		s.handled(r, now)
 	}
 	for _, r := range a.Acked {
 		s.handled(r, now)
+		s.watch(EventFreed, r.Lo, r.Hi)
 		trees = s.free(r, now, trees)
 	}
 	o.adopt(s.e)
@@ -414,6 +420,9 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 		if sl.again && s.e.firstRedelivered.IsZero() {
 			s.e.firstRedelivered = now
 		}
+		if sl.again && s.o.cfg.Hooks.has(BugCounter) {
+			trees = append(trees, sl.t)
+		}
 		trees = append(trees, sl.t)
 		s.drop(sl)
 	}
@@ -437,6 +446,7 @@ func (s *Sender) giveBack(n wire.Nack) (reason string) {
 	if !ok {
 		return ""
 	}
+	o.cfg.Hooks.sometimes("a record is nacked")
 	s.e.inflight--
 	or := orphan{t: sl.t, c: sl.c, bytes: int(sl.bytes), avoid: s.peer}
 	sl.c.each(func(seq uint64, r *wire.Record) bool {
@@ -454,6 +464,7 @@ func (s *Sender) giveBack(n wire.Nack) (reason string) {
 	case n.Code == wire.CodeConfig:
 		reason = fmt.Sprintf("role %s: %s", s.e.edge.To, n.Reason)
 	case or.rec.Attempt > attemptsMax:
+		o.cfg.Hooks.sometimes("a record has failed too often")
 		reason = fmt.Sprintf("role %s failed %d times on record %d of its source: %s", s.e.edge.To, attemptsMax, or.rec.Seq, n.Reason)
 	}
 	o.failed = reason != ""

@@ -43,6 +43,7 @@ type Source struct {
 
 	mu    sync.Mutex
 	roots roots
+	past  uint64 // one more than the highest acked seq
 	acked uint64
 	lines uint64
 	done  bool
@@ -102,6 +103,7 @@ func NewSource(cfg SourceConfig) *Source {
 // Run reads until the reader ends and all records are acked (nil), the reader fails, or ctx
 // is done.
 func (s *Source) Run(ctx context.Context) error {
+	s.watch(EventSource, 0)
 	g, ctx := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	g.Go(func() error {
@@ -214,6 +216,7 @@ func (s *Source) ack(lo, hi uint64) {
 		marks = append(marks, s.roots.at(seq).mark)
 	}
 	s.acked += hi - lo
+	s.past = max(s.past, hi)
 	rose := s.roots.ack(lo, hi)
 	s.mu.Unlock()
 	for _, m := range marks {
@@ -244,7 +247,11 @@ func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
 		}
 		s.mu.Lock()
 		m := wire.Mark{Source: s.cfg.ID, Gen: s.cfg.Gen, Next: s.roots.low, Position: s.roots.position}
+		if s.cfg.Outlet.cfg.Hooks.has(BugMarkGap) {
+			m.Next = s.past
+		}
 		s.mu.Unlock()
+		s.watch(EventMark, m.Next)
 		s.cfg.Outlet.Mark(m)
 		pause.Reset(markEvery)
 		select {
