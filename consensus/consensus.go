@@ -77,6 +77,7 @@ type Config struct {
 	Seeds     []string      // host:port of nodes to watch while no other is known
 	Net       Net
 	Log       *slog.Logger
+	Hooks     *Hooks // nil but in the simulator
 }
 
 // Consensus is this node's part in the log. Its methods are safe for concurrent use.
@@ -86,6 +87,7 @@ type Consensus struct {
 	seeds []string
 	net   Net
 	log   *slog.Logger
+	hooks *Hooks
 
 	stands chan chan<- response // Run answers with the vote that stands ready
 	lost   chan error           // length 1: why the node must stop
@@ -114,7 +116,7 @@ func New(c Config) (*Consensus, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Consensus{
-		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log,
+		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log, hooks: c.Hooks,
 		stands:  make(chan chan<- response),
 		lost:    make(chan error, 1),
 		state:   &State{Version: stateVersion},
@@ -196,6 +198,7 @@ func (c *Consensus) unvote(why string) error {
 	if v == nil {
 		return nil
 	}
+	c.hooks.sometimes("a vote is given up")
 	c.log.Info("vote given up", "node", c.self.ID, "server", v.id, "why", why)
 	return v.close()
 }
@@ -216,6 +219,10 @@ func (c *Consensus) lookAfterVote(now time.Time) error {
 		return c.unvote("nobody asked for it again")
 	}
 	if term := v.raft.CurrentTerm(); v.elected() && s.Term < term && (term > v.proposedTerm || now.Sub(v.proposed) > leadAgain) {
+		c.hooks.elected(v, term)
+		if term == v.proposedTerm {
+			c.hooks.sometimes("a leader proposes its first entry again")
+		}
 		v.proposed, v.proposedTerm = now, term
 		return c.lead(v)
 	}

@@ -55,6 +55,7 @@ func (c *Consensus) Propose(ctx context.Context, cmd Command) error {
 		if !errors.Is(err, ErrNoLeader) {
 			return fmt.Errorf("propose %s: %w", cmd.Kind, err)
 		}
+		c.hooks.sometimes("a proposal waits for a leader")
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("propose %s: %w", cmd.Kind, err)

@@ -51,7 +51,7 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 		}
 	}
 	f := &fsm{state: &State{Version: stateVersion}, publish: c.publish, broken: c.stop}
-	r, err := raft.NewRaft(conf, f, logs, logs, snaps, trans)
+	r, err := raft.NewRaft(conf, f, logs, c.hooks.stable(logs), snaps, trans)
 	if err != nil {
 		return nil, fmt.Errorf("start raft as %s: %w", id, err)
 	}

@@ -271,6 +271,7 @@ func (c *Consensus) take(f *watchFrame, now time.Time) error {
 		if f.State.Version != stateVersion {
 			c.stop(fmt.Errorf("watched state: %w: its version is %d", errCannotApply, f.State.Version))
 		}
+		c.hooks.sometimes("a watcher is sent a whole state")
 		c.publish(f.State, nil, f.Recent)
 	}
 	for _, e := range f.Entries {
@@ -294,8 +295,10 @@ func (c *Consensus) take(f *watchFrame, now time.Time) error {
 	}
 	switch {
 	case f.Index < c.State().Index:
+		c.hooks.sometimes("a watched node is behind")
 		return errBehind
 	case f.AgeMS < 0 || f.AgeMS > quorumAge.Milliseconds():
+		c.hooks.sometimes("a watched node has not heard of a leader")
 		return errStale
 	}
 	return nil

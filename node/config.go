@@ -31,5 +31,6 @@ type Config struct {
 	Memory    int64               // bytes of records held; 0 = 64 MiB
 	Voters    int                 // target number of raft voters, 1 to 5; 0 = 3
 	Conn      net.PacketConn      // instead of Listen: the simulator's
+	Hooks     *Hooks              // the simulator's; nil = none
 	Log       *slog.Logger        // nil = discard
 }

@@ -85,6 +85,7 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
 	open, drain := topology.Diff(k.layout, layout)
 	k.layout = layout
+	k.n.cfg.Hooks.layout(s.Epoch, layout)
 	for _, l := range drain {
 		if lr := k.links[l]; lr != nil {
 			close(lr.drain)
@@ -199,6 +200,7 @@ func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
 		code := wire.CodeRefused
 		if errors.Is(err, errStale) {
 			code = wire.CodeStale
+			k.n.cfg.Hooks.sometimes("a link is refused because our state is behind")
 		}
 		_ = l.Refuse(code, err.Error()) // the peer has gone, or asks again
 		return
@@ -227,6 +229,7 @@ func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.N
 		if err != nil && s.Epoch >= l.Epoch {
 			return nil, err
 		}
+		k.n.cfg.Hooks.sometimes("a link waits for our state to catch up")
 		select {
 		case <-changed:
 		case <-roles:

@@ -45,6 +45,7 @@ func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation u
 		generation++
 		err := n.serveLink(ctx, rr, l, lr, generation)
 		if errors.Is(err, stream.ErrDrained) {
+			n.cfg.Hooks.sometimes("a link is drained")
 			n.log.Debug("link drained", "link", l.Edge, "peer", l.To)
 			return
 		}
@@ -59,6 +60,7 @@ func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation u
 		select {
 		case <-timer.C:
 		case <-lr.drain:
+			n.cfg.Hooks.sometimes("a broken link leaves the layout")
 			timer.Stop()
 			return // nothing of it is un-acked here: the outlet has it back
 		case <-ctx.Done():
@@ -108,9 +110,11 @@ func (k *keeper) beat(ctx context.Context, layout topology.Layout) {
 
 // beatOn beats for as long as the layout has links with the peer.
 func (n *Node) beatOn(ctx context.Context, id topology.NodeID) {
+	n.cfg.Hooks.deaf(ctx)
 	for ctx.Err() == nil {
 		if peer, ok := n.consensus.State().Node(id); ok {
 			if err := n.mux.Beat(ctx, id, peer.Addr); err != nil {
+				n.cfg.Hooks.sometimes("a heartbeat finds a peer dead")
 				n.log.Warn("peer is dead, its records go to others", "peer", id, "err", err)
 			}
 		}

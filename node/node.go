@@ -150,13 +150,14 @@ func (n *Node) join() error {
 	n.mux, err = mux.New(mux.Config{
 		Conn: n.conn, Secret: n.cfg.Secret, ID: n.self.ID, Boot: n.self.Boot, Log: n.log,
 		LogID: func() uint64 { return n.consensus.State().LogID },
-		Epoch: func() uint64 { return n.consensus.State().Epoch },
+		Epoch: func() uint64 { return n.consensus.State().Epoch }, Reached: n.cfg.Hooks.ofMux(),
 	})
 	if err != nil {
 		return err
 	}
 	n.consensus, err = consensus.New(consensus.Config{
 		Self: n.self, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n.mux}, Log: n.log,
+		Hooks: n.cfg.Hooks.ofConsensus(),
 	})
 	if err != nil {
 		return err
@@ -263,6 +264,7 @@ func (n *Node) announce(ctx context.Context) error {
 	for {
 		changed := n.consensus.Changed()
 		s := n.consensus.State()
+		n.cfg.Hooks.state(s)
 		n.gossip.Announce(s.LogID, s.Votes(n.self.ID))
 		select {
 		case <-changed:

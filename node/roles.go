@@ -45,7 +45,7 @@ func newRoleRun(n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRu
 	if edges := p.Graph.Out(r.Name); len(edges) > 0 {
 		rr.outlet = stream.NewOutlet(stream.OutletConfig{
 			Pipeline: p.Name, Role: r.Name, Edges: edges, Send: r.Send, Budget: n.budget,
-			Share: rr.share(), RecordMax: p.RecordMax, Log: n.log,
+			Share: rr.share(), RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 			Fail: func(reason string, exit int) { rr.fail(reason, exit) },
 		})
 	}
@@ -54,7 +54,7 @@ func newRoleRun(n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRu
 	}
 	in := stream.InletConfig{
 		Role: r.Name, Handler: cfg.Handler, Capacity: cfg.Capacity, Outlet: rr.outlet,
-		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log,
+		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 	}
 	if cfg.Sink != nil {
 		rr.sink = stream.NewSinkHandler(cfg.Sink)

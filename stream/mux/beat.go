@@ -123,10 +123,12 @@ func (b *beater) run(ctx context.Context) {
 			b.lost <- fmt.Errorf("%w: it stopped", ErrDead)
 			return
 		}
+		b.m.sometimes("heartbeats go on over another stream")
 		if !b.reopen(ctx) {
 			return
 		}
 		if b.s.c.peer.Boot != boot {
+			b.m.sometimes("a heartbeat finds that a peer has started anew")
 			_ = b.s.Close()
 			b.lost <- fmt.Errorf("%w: it has started anew", ErrDead)
 			return
@@ -184,6 +186,13 @@ func (b *beater) reopen(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
+	}
+}
+
+// sometimes tells that a rare branch was taken.
+func (m *Mux) sometimes(branch string) {
+	if m.cfg.Reached != nil {
+		m.cfg.Reached(branch)
 	}
 }
 

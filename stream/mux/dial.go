@@ -261,9 +261,11 @@ func (m *Mux) register(ctx context.Context, c *conn) error {
 		return err
 	}
 	if closing != nil {
+		m.sometimes("a later start of a peer connects")
 		closing.close(codeSuperseded, "a later start of this node connected")
 	}
 	if draining != nil {
+		m.sometimes("two nodes dial each other at once")
 		m.group.Go(func() { draining.drain(ctx) }) // ends with its connection or ctx
 	}
 	m.group.Go(func() { m.serve(ctx, c) }) // ends with the connection

@@ -62,6 +62,8 @@ type Config struct {
 	LogID  func() uint64   // 0, or nil: none yet, which matches every other
 	Epoch  func() uint64   // nil: 0
 	Log    *slog.Logger    // nil: discard
+	// Reached is told of rare branches taken: the simulator's; nil: nobody.
+	Reached func(branch string)
 }
 
 // Validate returns the first error with the field's name.
