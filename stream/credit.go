@@ -16,10 +16,14 @@ const (
 // credit is the total of one receiving role on one node, shared over its links. Pure: the
 // caller has the clock and the lock. A link's limit is absolute and never falls; what a link
 // may still send, limit less taken, is its unused share and counts in the total.
+//
+// A link that has never sent keeps one record. One that has gets what the others leave, at least
+// its equal part: since a link that falls silent keeps what it was granted, all unused shares
+// together may reach twice the total, never more.
 type credit struct {
 	min, total uint64 // records
 	unused     uint64 // sum over the links of limit - taken
-	links      uint64
+	links      uint64 // that have sent
 	halved     time.Time
 }
 
@@ -30,24 +34,28 @@ func newCredit(capacity int) credit {
 
 // open grants a new link its first limit.
 func (c *credit) open() (limit uint64) {
-	c.links++
-	return c.grant(0, 0)
+	c.unused++
+	return 1
 }
 
 // close takes a link out.
 func (c *credit) close(taken, limit uint64) {
-	c.links--
+	if taken > 0 {
+		c.links--
+	}
 	c.unused -= limit - taken
 }
 
 // take notes n records taken from a link and returns its new limit.
 func (c *credit) take(taken, limit, n uint64) uint64 {
+	if taken == 0 {
+		c.links++
+	}
 	c.unused -= n
 	return c.grant(taken+n, limit)
 }
 
-// grant raises a link's limit to what the others leave of the total, at least its equal
-// share, at least one record.
+// grant raises the limit of a link that has sent.
 func (c *credit) grant(taken, limit uint64) uint64 {
 	others := c.unused - (limit - taken)
 	share := max(c.total/c.links, 1)

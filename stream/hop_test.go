@@ -94,20 +94,20 @@ func (s *side) close() {
 }
 
 // outlet makes a role's outlet with one link, to the role to on peer.
-func (s *side) outlet(pipeline, role, to string, peer topology.NodeID, addr string, dropAcks bool) *Outlet {
+func (s *side) outlet(ctx context.Context, pipeline, role, to string, peer topology.NodeID, addr string, dropAcks bool) *Outlet {
 	e := topology.Edge{From: role, To: to}
 	o := NewOutlet(OutletConfig{
 		Pipeline: pipeline, Role: role, Edges: []topology.Edge{e}, Budget: s.budget,
 		Log: slog.New(slog.DiscardHandler), dropAcks: dropAcks,
 	})
 	s.group.Go(func() {
-		for s.ctx.Err() == nil { // until the other side has the role
-			conn, err := s.mux.Open(s.ctx, peer, addr, mux.KindLink)
+		for ctx.Err() == nil { // until the other side has the role
+			conn, err := s.mux.Open(ctx, peer, addr, mux.KindLink)
 			if err != nil {
 				return
 			}
 			l := topology.Link{Pipeline: pipeline, Edge: e, From: s.id, To: peer}
-			_ = o.Serve(s.ctx, conn, Hello{Link: l, Boot: 1, Generation: s.gen.Add(1)}, nil)
+			_ = o.Serve(ctx, conn, Hello{Link: l, Boot: 1, Generation: s.gen.Add(1)}, nil)
 		}
 	})
 	return o
@@ -147,7 +147,7 @@ func far(secret string) {
 	for _, d := range []bool{false, true} {
 		name := map[bool]string{false: "", true: "d"}[d]
 		s.inlet("sink"+name, drop, nil, d)
-		out := s.outlet("bench", "map1"+name, "map2"+name, "near", strings.TrimSpace(near), d)
+		out := s.outlet(s.ctx, "bench", "map1"+name, "map2"+name, "near", strings.TrimSpace(near), d)
 		s.inlet("map1"+name, copier, out, d)
 	}
 	fmt.Println(addr, quicAddr)
@@ -195,7 +195,7 @@ func newHops(t testing.TB) *hops {
 	}
 	for _, name := range []string{"", "d"} {
 		d := name != ""
-		s.inlet("map2"+name, copier, s.outlet("bench", "map2"+name, "sink"+name, "far", h.addr, d), d)
+		s.inlet("map2"+name, copier, s.outlet(s.ctx, "bench", "map2"+name, "sink"+name, "far", h.addr, d), d)
 	}
 	return h
 }
@@ -226,7 +226,9 @@ func (h *hops) run(t testing.TB, n, size int, d time.Duration, dropAcks bool) fl
 	if n == 3 {
 		to = "map1"
 	}
-	o := h.outlet("bench", fmt.Sprint("tap", h.gen.Add(1)), to+name, "far", h.addr, dropAcks)
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	o := h.outlet(ctx, "bench", fmt.Sprint("tap", h.gen.Add(1)), to+name, "far", h.addr, dropAcks)
 	r := &bodies{body: make([]byte, size)}
 	_, _ = rand.Read(r.body)
 	s := NewSource(SourceConfig{ID: h.gen.Load(), Gen: 1, Reader: r, Outlet: o, Budget: h.budget})

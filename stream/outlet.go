@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/stream/wire"
@@ -205,7 +206,7 @@ func (o *Outlet) push(e *outEdge, it *item, split bool) bool {
 	if s == nil {
 		return false
 	}
-	it.t.left.Add(1)
+	atomic.AddInt32(&it.t.left, 1)
 	s.e.records++
 	o.place(s, &it.rec, it.t, need)
 	return true

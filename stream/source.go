@@ -146,14 +146,16 @@ func (s *Source) read(ctx context.Context) error {
 		if err := s.cfg.Outlet.check(&out); err != nil {
 			return fmt.Errorf("read %s: %w", s.cfg.Partition, err)
 		}
-		if err := s.waitBelow(ctx, sourceSpan-1); err != nil {
-			return err
-		}
 		if len(marks)+len(mark) > cap(marks) {
 			marks = make([]byte, 0, 16<<10)
 		}
 		marks = append(marks, mark...)
-		seq := s.number(marks[len(marks)-len(mark):], &out)
+		seq, span := s.number(marks[len(marks)-len(mark):], &out)
+		if span > sourceSpan {
+			if err := s.waitBelow(ctx, sourceSpan); err != nil {
+				return err
+			}
+		}
 		if used == rootsPerSlab {
 			sl, used = s.cfg.Budget.slabs.get(rootsPerSlab, s, seq), 0
 		}
@@ -181,11 +183,14 @@ func (s *Source) abandon(sl *slab, used int) {
 	}
 }
 
-func (s *Source) number(mark Mark, out *Out) uint64 {
+// number gives a record its seq; span is how many there are from the low-water mark to it.
+func (s *Source) number(mark Mark, out *Out) (seq, span uint64) {
+	lines := Lines(out.Body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lines += Lines(out.Body)
-	return s.roots.add(mark)
+	s.lines += lines
+	seq = s.roots.add(mark)
+	return seq, s.roots.next - s.roots.low
 }
 
 // Lines is the number of lines of a body: blocks have no final newline.

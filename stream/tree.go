@@ -12,8 +12,8 @@ import (
 // moves to another link moves its slot. left counts those slots and, until it returns, the
 // handler.
 type tree struct {
-	left   atomic.Int32
-	nacked bool // set by the handler's goroutine before its own done: never acked
+	left   int32 // atomic once shared
+	nacked bool  // set by the handler's goroutine before its own done: never acked
 	seq    uint64
 	owner  owner
 	slab   *slab
@@ -28,7 +28,7 @@ type owner interface {
 // slab holds the trees of one batch, so that they are made and dropped together.
 type slab struct {
 	trees []tree
-	live  atomic.Int32 // trees not yet done
+	live  atomic.Int32 // trees not yet finished
 }
 
 // slabClasses bounds how many trees share a slab, as a power of two: a batch may have as many
@@ -46,9 +46,7 @@ func (p *slabs) get(n int, o owner, first uint64) *slab {
 	}
 	s.live.Store(int32(n))
 	for i := range s.trees[:n] {
-		t := &s.trees[i]
-		t.left.Store(1)
-		t.nacked, t.seq, t.owner, t.slab = false, first+uint64(i), o, s
+		s.trees[i] = tree{left: 1, seq: first + uint64(i), owner: o, slab: s}
 	}
 	return s
 }
@@ -56,40 +54,55 @@ func (p *slabs) get(n int, o owner, first uint64) *slab {
 func (p *slabs) put(s *slab) { p[bits.Len(uint(len(s.trees)-1))].Put(s) }
 
 // ackBatch gathers finished inputs into ranges, so that their owners are told of many at once.
+// Flush it when done.
 type ackBatch struct {
 	owner  owner
 	lo, hi uint64
+	slab   *slab // of the last finished trees, and how many of it are
+	trees  int32
 	slabs  *slabs
 }
 
 // done takes one from t; at nothing left t is finished and must not be touched again. It
 // reports whether t was finished.
 func (a *ackBatch) done(t *tree) bool {
-	if t.left.Add(-1) != 0 {
+	if atomic.AddInt32(&t.left, -1) != 0 {
 		return false
 	}
-	if !t.nacked {
-		a.add(t.owner, t.seq)
+	if t.slab != a.slab {
+		a.freeTrees()
+		a.slab = t.slab
 	}
-	if s := t.slab; s.live.Add(-1) == 0 {
-		a.slabs.put(s)
+	a.trees++
+	if t.nacked {
+		return true
 	}
-	return true
-}
-
-func (a *ackBatch) add(o owner, seq uint64) {
-	if a.owner == o && seq == a.hi {
+	if a.owner == t.owner && t.seq == a.hi {
 		a.hi++
-		return
+		return true
 	}
-	a.flush()
-	a.owner, a.lo, a.hi = o, seq, seq+1
+	a.tell()
+	a.owner, a.lo, a.hi = t.owner, t.seq, t.seq+1
+	return true
 }
 
 // flush tells the last owner.
 func (a *ackBatch) flush() {
+	a.tell()
+	a.freeTrees()
+	a.slab = nil
+}
+
+func (a *ackBatch) tell() {
 	if a.owner != nil {
 		a.owner.ack(a.lo, a.hi)
 		a.owner = nil
 	}
+}
+
+func (a *ackBatch) freeTrees() {
+	if a.slab != nil && a.slab.live.Add(-a.trees) == 0 {
+		a.slabs.put(a.slab)
+	}
+	a.trees = 0
 }
