@@ -29,6 +29,8 @@ var figureRows = []struct {
 	{"the same through `cat | cat | cat`", figureCats},
 	{"first line out of `weir pipe cat`, from its start", figureFirstLine},
 	{"`weir pipe cat` of nothing", figureNothing},
+	{"lines at the sink while the orchestrator is killed, at 30 % load", figureOutage},
+	{"a sink that stops for 60 s", figureStalledSink},
 }
 
 // TestFigures measures; it is a test so that it finds the binary and the example as tests do.
