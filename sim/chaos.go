@@ -1,0 +1,132 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// This file is pure.
+
+// Level is how hard chaos is.
+type Level string
+
+// The levels.
+const (
+	LevelLow    Level = "low"    // one fault at a time, a good network
+	LevelMedium Level = "medium" // faults that overlap, a bad network
+	LevelHigh   Level = "high"   // several at a time, a network that nobody would accept
+)
+
+// hardness is what a level means.
+type hardness struct {
+	every      time.Duration // between the begins of two faults, in the mean
+	lasts      time.Duration // the longest fault
+	loss       float64       // percent, all the time, at most
+	jitter     time.Duration // at most
+	duplicated float64       // percent, at most
+	reordered  float64       // percent, at most
+	severe     bool          // taps are restarted too
+}
+
+var hardnesses = map[Level]hardness{
+	LevelLow:    {every: 8 * time.Second, lasts: 4 * time.Second, loss: 0.5, jitter: time.Millisecond, reordered: 1},
+	LevelMedium: {every: 3 * time.Second, lasts: 8 * time.Second, loss: 3, jitter: 5 * time.Millisecond, duplicated: 2, reordered: 10},
+	LevelHigh:   {every: time.Second, lasts: 10 * time.Second, loss: 10, jitter: 40 * time.Millisecond, duplicated: 10, reordered: 25, severe: true},
+}
+
+const (
+	// chaosLength is how long a chaotic run is: some ten faults of the medium level.
+	chaosLength = 40 * time.Second
+	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
+	chaosStart = 6 * time.Second
+	chaosQuiet = 2 * time.Second
+)
+
+// Chaos draws the text of a scenario from a seed: the same for the same seed and level. Who is
+// met is drawn when a fault comes, and never costs the cluster a second vote before it has
+// replaced the first.
+func Chaos(level Level, seed uint64) (string, error) {
+	h, ok := hardnesses[level]
+	if !ok {
+		return "", unknown("chaos level", string(level), string(LevelLow), string(LevelMedium), string(LevelHigh))
+	}
+	r := rand.New(rand.NewPCG(seed, hash(string(level))))
+	b := new(strings.Builder)
+	fmt.Fprintf(b, "about chaos %s, drawn from seed %d\n", level, seed)
+	fmt.Fprintf(b, "length %v\n", chaosLength)
+	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 1, 20), 4+r.IntN(29), r.Float64())
+	fmt.Fprintf(b, "delay %v jitter %v\n", micros(r, 2*time.Millisecond), micros(r, h.jitter))
+	for _, bad := range []struct {
+		what string
+		most float64
+	}{{"loss", h.loss}, {"duplicate", h.duplicated}, {"reorder", h.reordered}} {
+		if bad.most > 0 && r.IntN(3) > 0 {
+			fmt.Fprintf(b, "%s %.2f%%\n", bad.what, r.Float64()*bad.most)
+		}
+	}
+	faults := drawable
+	if h.severe {
+		faults = append(faults[:len(faults):len(faults)], "restart random tap")
+	}
+	for at := chaosStart; at < chaosLength-chaosQuiet; at += time.Duration(r.ExpFloat64() * float64(h.every)).Round(time.Millisecond) {
+		lasts := millis(r, 500, int(h.lasts/time.Millisecond))
+		fmt.Fprintf(b, "at %v %s\n", at, fill(r, faults[r.IntN(len(faults))], lasts))
+	}
+	return b.String(), nil
+}
+
+// drawable are the faults that chaos draws from; LASTS, PERCENT and TIMES are drawn too.
+var drawable = []string{
+	"kill random worker for LASTS",
+	"kill random sink for LASTS",
+	"kill random leader for LASTS",
+	"kill random bare for LASTS",
+	"restart random worker",
+	"restart random sink",
+	"drain random worker for LASTS",
+	"pause random worker for LASTS",
+	"pause random sink for LASTS",
+	"pause random voter for LASTS",
+	"pause random tap for LASTS",
+	"partition random worker random sink | rest for LASTS",
+	"partition random voter | rest for LASTS",
+	"partition random tap | rest for LASTS",
+	"cut random worker -> rest for LASTS",
+	"cut rest -> random worker for LASTS",
+	"cut random worker <-> random sink for LASTS",
+	"cut random tap -> random worker for LASTS",
+	"cut random sink -> random worker for LASTS",
+	"cut leader -> random follower for LASTS",
+	"loss PERCENT on random worker for LASTS",
+	"loss PERCENT bursts 20 on random sink for LASTS",
+	"loss PERCENT on random voter for LASTS",
+	"reorder PERCENT on random worker for LASTS",
+	"duplicate PERCENT on random worker for LASTS",
+	"bandwidth 256KiB on random worker for LASTS",
+	"delay 50ms jitter 50ms on random worker for LASTS",
+	"slow random worker TIMES for LASTS",
+	"stall random worker for LASTS",
+	"stall random sink for LASTS",
+	"stall sink for LASTS",
+}
+
+// fill draws what a fault leaves open.
+func fill(r *rand.Rand, fault string, lasts time.Duration) string {
+	return strings.NewReplacer(
+		"LASTS", shortTime(lasts),
+		"PERCENT", fmt.Sprintf("%d%%", 5+r.IntN(45)),
+		"TIMES", fmt.Sprintf("%dx", 2+r.IntN(30)),
+	).Replace(fault)
+}
+
+// millis draws a whole number of milliseconds.
+func millis(r *rand.Rand, least, most int) time.Duration {
+	return time.Duration(least+r.IntN(most-least+1)) * time.Millisecond
+}
+
+// micros draws a whole number of microseconds up to most.
+func micros(r *rand.Rand, most time.Duration) time.Duration {
+	return time.Duration(r.IntN(int(most/time.Microsecond)+1)) * time.Microsecond
+}

@@ -1,0 +1,252 @@
+package sim
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/node"
+	"weir/topology"
+)
+
+const (
+	// startApart is the most time between the starts of two nodes: N^2 messages of N nodes that
+	// join at one instant would be the run's whole cost (STACK 2).
+	startApart = 20 * time.Millisecond
+	// seedsMax is how many nodes a new node is told of.
+	seedsMax = 3
+	// simPort is the UDP port of every node; their addresses differ.
+	simPort = 7411
+)
+
+// cluster is real nodes on a simulated network. One goroutine calls its methods, but for those
+// that say otherwise.
+type cluster struct {
+	seed     uint64
+	net      *network
+	load     *Workload
+	history  *History
+	log      *slog.Logger
+	secret   []byte
+	pipeline topology.Pipeline
+
+	ctx     context.Context // of all nodes
+	cancel  context.CancelCauseFunc
+	members []*member // in the order of their names in the scenario
+	broken  broken
+}
+
+// broken keeps the errors of nodes whose Run ended by itself.
+type broken struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+// member is a place for a node: its name and address, and the node that is there now.
+type member struct {
+	name, role string // role: "" = none
+	addr       netip.AddrPort
+	boots      int
+	life       *life // nil: nobody there
+	lives      sync.WaitGroup
+}
+
+// life is one start of a node: in memory, so its ID is new each time (DESIGN 3).
+type life struct {
+	id     topology.NodeID
+	node   *node.Node
+	port   *port
+	stop   context.CancelCauseFunc
+	pace   *pace
+	ended  chan struct{}
+	pauses int // steps that hold it now
+}
+
+func newCluster(ctx context.Context, s *Scenario, cfg Config, net *network, load *Workload, h *History) *cluster {
+	seed := cfg.Seed
+	c := &cluster{seed: seed, net: net, load: load, history: h, log: cfg.Log, pipeline: load.Pipeline()}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	for i := range uint64(4) { // 32 bytes
+		c.secret = binary.LittleEndian.AppendUint64(c.secret, mix(seed, i))
+	}
+	for _, r := range s.Roles {
+		for _, name := range s.nodeNames(r.Name) {
+			c.place(name, r.Name)
+		}
+	}
+	for _, name := range s.nodeNames(bareName) {
+		c.place(name, "")
+	}
+	return c
+}
+
+// place makes room for a node.
+func (c *cluster) place(name, role string) *member {
+	n := len(c.members) + 1
+	addr := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+	m := &member{name: name, role: role, addr: netip.AddrPortFrom(addr, simPort)}
+	c.members = append(c.members, m)
+	return m
+}
+
+// founder is the member whose first start makes the cluster: one without a role, if there is one,
+// as an operator would begin with.
+func (c *cluster) founder() *member {
+	if last := c.members[len(c.members)-1]; last.role == "" {
+		return last
+	}
+	return c.members[0]
+}
+
+// start starts the node of a member that has none.
+func (c *cluster) start(m *member) error {
+	m.boots++
+	id := topology.NodeID(m.name)
+	if m.boots > 1 {
+		id = topology.NodeID(fmt.Sprintf("%s.%d", m.name, m.boots))
+	}
+	cfg := node.Config{
+		ID: id, Secret: c.secret, Log: c.log, Pipelines: []topology.Pipeline{c.pipeline},
+		Conn: c.net.listen(m.name, m.addr), Hooks: c.history.Observe(id),
+	}
+	if m != c.founder() || m.boots > 1 {
+		cfg.Join = c.seeds(m)
+	}
+	pace := newPace()
+	if m.role != "" {
+		cfg.Roles = []node.Role{pace.paced(c.load.Role(m.role, id))}
+	}
+	n, err := node.New(cfg)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", id, err)
+	}
+	ctx, stop := context.WithCancelCause(c.ctx)
+	l := &life{id: id, node: n, port: cfg.Conn.(*port), stop: stop, pace: pace, ended: make(chan struct{})}
+	m.life = l
+	c.history.Add(Event{Kind: EventStarted, Node: id, N: uint64(m.boots)})
+	m.lives.Go(func() { // ended by stop; joined by close
+		defer close(l.ended)
+		if err := n.Run(ctx); err != nil && ctx.Err() == nil {
+			c.broken.add(fmt.Errorf("node %s ended by itself: %w", id, err))
+		}
+	})
+	return nil
+}
+
+func (b *broken) add(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.errs = append(b.errs, err)
+}
+
+func (b *broken) all() []error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.errs)
+}
+
+// seeds are the addresses that a joining node is told: the founder's, and the first others'.
+func (c *cluster) seeds(m *member) (addrs []string) {
+	for _, other := range append([]*member{c.founder()}, c.members...) {
+		addr := other.addr.String()
+		if other != m && !slices.Contains(addrs, addr) && len(addrs) < seedsMax {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// kill ends a node without a word to anyone.
+func (c *cluster) kill(m *member) {
+	l := m.life
+	m.life = nil
+	c.history.Add(Event{Kind: EventKilled, Node: l.id})
+	l.port.crash()
+	l.stop(node.ErrKilled)
+}
+
+// drain has a node leave in good order; it goes on until it has.
+func (c *cluster) drain(m *member) {
+	l := m.life
+	m.life = nil
+	l.stop(context.Canceled)
+	m.lives.Go(func() { // ended by the node's end
+		<-l.ended
+		c.history.Add(Event{Kind: EventStopped, Node: l.id})
+	})
+}
+
+// pause holds a node until resume was called as often.
+func (c *cluster) pause(l *life) {
+	if l.pauses++; l.pauses == 1 {
+		l.port.pause()
+		l.pace.hold()
+		c.history.Add(Event{Kind: EventPaused, Node: l.id})
+	}
+}
+
+func (c *cluster) resume(l *life) {
+	if l.pauses--; l.pauses == 0 {
+		c.history.Add(Event{Kind: EventResumed, Node: l.id})
+		l.pace.release()
+		l.port.resume()
+	}
+}
+
+// close kills all nodes and waits for them.
+func (c *cluster) close() {
+	for _, m := range c.members {
+		if m.life != nil {
+			c.kill(m)
+		}
+	}
+	c.cancel(node.ErrKilled)
+	for _, m := range c.members {
+		m.lives.Wait()
+	}
+}
+
+// up lists the members with a node.
+func (c *cluster) up() []*member {
+	return slices.DeleteFunc(slices.Clone(c.members), func(m *member) bool { return m.life == nil })
+}
+
+// leader is the member that leads in the highest term; nil: nobody.
+func (c *cluster) leader() (leads *member, view node.View) {
+	for _, m := range c.up() {
+		if v := m.life.node.View(); v.Leads && (leads == nil || v.Term > view.Term) {
+			leads, view = m, v
+		}
+	}
+	return leads, view
+}
+
+// voting lists the members that vote, as the leader has it; without one, as the node with the
+// highest term has.
+func (c *cluster) voting() (members []*member, voters int) {
+	_, best := c.leader()
+	for _, m := range c.up() {
+		if v := m.life.node.View(); best.Voters == nil || v.Term > best.Term {
+			best = v
+		}
+	}
+	for _, m := range c.up() {
+		if slices.Contains(best.Voters, m.life.id) {
+			members = append(members, m)
+		}
+	}
+	return members, len(best.Voters)
+}
+
+// mayLose reports whether the cluster survives the loss of m for good: it votes not, or all
+// voters live and there are three at least. Until votes are kept on disk a node that comes back
+// has none.
+func (c *cluster) mayLose(m *member) bool {
+	living, voters := c.voting()
+	return !slices.Contains(living, m) || len(living) == voters && voters >= 3
+}

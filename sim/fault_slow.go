@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"weir/node"
+	"weir/stream"
+)
+
+// pace is how fast one node's handlers, tap and sink work: it can hold them and stretch the time
+// they take. It is safe for concurrent use.
+type pace struct {
+	mu     sync.Mutex
+	holds  int
+	open   chan struct{} // closed while nothing holds
+	factor float64
+}
+
+func newPace() *pace {
+	p := &pace{open: make(chan struct{}), factor: 1}
+	close(p.open)
+	return p
+}
+
+// hold stops what begins from now on, until release was called as often.
+func (p *pace) hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.holds++; p.holds == 1 {
+		p.open = make(chan struct{})
+	}
+}
+
+func (p *pace) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.holds--; p.holds == 0 {
+		close(p.open)
+	}
+}
+
+// stretch multiplies the time that work takes; below 1 it undoes.
+func (p *pace) stretch(factor float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.factor *= factor
+}
+
+// wait blocks while the pace is held.
+func (p *pace) wait(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		held, open := p.holds > 0, p.open
+		p.mu.Unlock()
+		if !held {
+			return nil
+		}
+		select {
+		case <-open:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// linger waits for what work since start takes longer than it took, and until nothing holds.
+func (p *pace) linger(ctx context.Context, start time.Time) error {
+	p.mu.Lock()
+	more := time.Duration((p.factor - 1) * float64(time.Since(start)))
+	p.mu.Unlock()
+	if more > 0 {
+		timer := time.NewTimer(more)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return p.wait(ctx)
+}
+
+// paced is the role at that pace.
+func (p *pace) paced(r node.Role) node.Role {
+	switch {
+	case r.Handler != nil:
+		r.Handler = pacedHandler{r.Handler, p}
+	case r.Tap != nil:
+		r.Tap = pacedTap{r.Tap, p}
+	case r.Sink != nil:
+		r.Sink = pacedSink{r.Sink, p}
+	}
+	return r
+}
+
+type pacedHandler struct {
+	stream.Handler
+	pace *pace
+}
+
+func (h pacedHandler) Handle(ctx context.Context, b *stream.Batch) error {
+	if err := h.pace.wait(ctx); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := h.Handler.Handle(ctx, b); err != nil {
+		return err
+	}
+	return h.pace.linger(ctx, start)
+}
+
+type pacedSink struct {
+	stream.Sink
+	pace *pace
+}
+
+func (s pacedSink) Write(ctx context.Context, rs []stream.Record, seen []byte) error {
+	if err := s.pace.wait(ctx); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := s.Sink.Write(ctx, rs, seen); err != nil {
+		return err
+	}
+	return s.pace.linger(ctx, start)
+}
+
+type pacedTap struct {
+	stream.Tap
+	pace *pace
+}
+
+func (t pacedTap) Open(ctx context.Context, partition string, at stream.Mark) (stream.Reader, error) {
+	r, err := t.Tap.Open(ctx, partition, at)
+	if err != nil {
+		return nil, err
+	}
+	return pacedReader{r, t.pace}, nil
+}
+
+type pacedReader struct {
+	stream.Reader
+	pace *pace
+}
+
+func (r pacedReader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
+	if err := r.pace.wait(ctx); err != nil {
+		return stream.Out{}, nil, err
+	}
+	return r.Reader.Next(ctx)
+}
