@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -16,11 +17,12 @@ const (
 
 	// Records, from the workload. Record is the number of the root; for EventSunk and
 	// EventHandled Leaf is the path it came by.
-	EventOpened  // a tap's partition was opened anew: Text = partition; its reads are numbered from 0
+	EventOpened  // a tap opened partition Text for the Nth time, to read from Record on
 	EventRead    // a tap handed out Record of partition Text
 	EventAcked   // a tap was told that Record of partition Text is acked end to end
 	EventHandled // role Text was given Record; N = attempt
 	EventSunk    // role Text wrote Record durably
+	EventBroken  // a body came that nobody sent: Text
 
 	// Links, seen by the sender: Life says which life of which link.
 	EventLinkOpen  // the receiver accepted it; M = limit
@@ -35,14 +37,14 @@ const (
 	EventTaken      // handlers were given all below N, M may be sent
 	EventDone       // link seqs [N, M) are acked to the sender
 
-	EventSource // source N begins a generation M, partition Text
-	EventMark   // source Record has in generation N the low-water mark M
-	EventHeld   // the node's windows hold N bytes of at most M
+	EventSource // source Record begins generation N of partition Text
+	EventMark   // source Record is acked below M in generation N
+	EventHeld   // the node's windows hold N bytes, more than ever before
 
 	// Control, from the nodes.
 	EventElected // the node leads in term N
-	EventState   // the node applied State
-	EventLayout  // the node follows the links of State.Layout, of epoch State.Epoch
+	EventState   // the node holds State for agreed, of index N
+	EventLayout  // the node follows the links of State.Layout, of epoch N
 
 	// Faults, from the scenario.
 	EventStarted    // a node runs, N = its boot counted by the scenario
@@ -80,8 +82,14 @@ type Life struct {
 // StateSeen is what a node holds for agreed.
 type StateSeen struct {
 	Index, Epoch, LogID, Term uint64
-	Hash                      uint64          // of the whole state
-	Layout                    []topology.Link // EventLayout: what the node follows
+	Hash                      uint64     // of the whole state
+	Layout                    []LinkSeen // EventLayout: what the node follows
+}
+
+// LinkSeen is a link in brief: equal links of one history have equal hashes.
+type LinkSeen struct {
+	Hash     uint64
+	From, To topology.NodeID
 }
 
 // eventsChunk is how many events of a history are allocated together: 10 ms of a busy run.
@@ -91,7 +99,9 @@ const eventsChunk = 4096
 // an event does so before it tells anyone. It is safe for concurrent use; Add blocks nobody for
 // longer than it takes to note an event, so hooks may call it under locks.
 type History struct {
-	now func() time.Duration // nil: events come with their times
+	now    func() time.Duration // nil: events come with their times
+	hashes maphash.Seed         // of links
+	marks  marks
 
 	mu     sync.Mutex
 	chunks []*[eventsChunk]Event
@@ -103,7 +113,7 @@ type History struct {
 // NewHistory makes a history that begins now; it stamps its events.
 func NewHistory() *History {
 	start := time.Now()
-	return &History{now: func() time.Duration { return time.Since(start) }}
+	return &History{now: func() time.Duration { return time.Since(start) }, hashes: maphash.MakeSeed()}
 }
 
 // Add notes an event.

@@ -244,8 +244,8 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 		}
 		r.limit = in.credit.take(r.taken, r.limit, taken)
 		r.taken += taken
-		r.grant()
 		in.watch(EventTaken, r)
+		r.grant()
 		b.blocks = append(b.blocks, bl)
 		bl.refs.Add(1)
 		in.credit.waited(now.Sub(bl.at), in.last, now)
@@ -271,9 +271,12 @@ func (in *Inlet) starved() {
 		}
 		in.cfg.Hooks.sometimes("credit doubles")
 		for _, r := range in.links {
+			if r.taken == 0 {
+				continue // it keeps the one it has
+			}
 			r.limit = in.credit.grant(r.taken, r.limit)
-			r.grant()
 			in.watch(EventTaken, r)
+			r.grant()
 		}
 		return
 	}

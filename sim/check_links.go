@@ -1,0 +1,168 @@
+package sim
+
+import (
+	"time"
+
+	"weir/topology"
+)
+
+// linkRules judges both ends of each life of a link: I4 (nothing beyond the limit, no gap), I6
+// (custody ends with an ack of the receiver) and I7 (no credit is lost).
+type linkRules struct {
+	c     *check
+	quiet *quiet
+	lives []lifeSeen                 // by LifeID
+	open  map[receiverKey]*linkCount // accepted links
+}
+
+// lifeSeen is one life of a link: what the sender and what the receiver did.
+type lifeSeen struct {
+	sent, limit               uint64 // sender: next link seq, and what it may send below
+	accepted                  bool
+	taken, granted            uint64 // receiver
+	done                      bitset // receiver: acked
+	senderEnded, receiverOver bool
+	last                      time.Duration
+}
+
+// receiverKey is a role on a node.
+type receiverKey struct {
+	node topology.NodeID
+	role string
+}
+
+type linkCount struct{ now, most uint64 }
+
+// deliveryMax is how long what one end says may be on its way to the other while nothing
+// disturbs them.
+const deliveryMax = time.Second
+
+func newLinkRules(c *check, q *quiet) *linkRules {
+	return &linkRules{c: c, quiet: q, open: make(map[receiverKey]*linkCount)}
+}
+
+func (r *linkRules) see(e *Event) {
+	if e.Life == 0 {
+		return
+	}
+	for len(r.lives) <= int(e.Life) {
+		r.lives = append(r.lives, lifeSeen{})
+	}
+	l := &r.lives[e.Life]
+	l.last = e.At
+	switch e.Kind {
+	case EventLinkAccept:
+		l.accepted, l.granted = true, e.M
+		count := r.count(e)
+		count.now++
+		count.most = max(count.most, count.now)
+	case EventLinkEnd:
+		l.receiverOver = true
+		r.count(e).now--
+	case EventLinkOpen:
+		r.raise(e, l)
+	case EventLinkClose:
+		l.senderEnded = true
+	case EventSent:
+		r.sent(e, l)
+	case EventGranted:
+		r.raise(e, l)
+	case EventFreed:
+		r.freed(e, l)
+	case EventTaken:
+		r.taken(e, l)
+	case EventDone:
+		r.done(e, l)
+	}
+}
+
+func (r *linkRules) count(e *Event) *linkCount {
+	key := receiverKey{e.Node, r.c.h.Life(e.Life).Link.Edge.To}
+	if r.open[key] == nil {
+		r.open[key] = new(linkCount)
+	}
+	return r.open[key]
+}
+
+// raise is the sender's hearing of a limit.
+func (r *linkRules) raise(e *Event, l *lifeSeen) {
+	switch {
+	case e.M < l.limit:
+		r.violated("I4", e, "the limit of %s fell from %d to %d", l.limit, e.M)
+	case e.M > l.granted:
+		r.violated("I4", e, "%s was granted %d records and counts %d", l.granted, e.M)
+	}
+	l.limit = e.M
+}
+
+func (r *linkRules) sent(e *Event, l *lifeSeen) {
+	switch {
+	case e.N != l.sent:
+		r.violated("I4", e, "%s sends link seq %d where %d is the next", e.N, l.sent)
+	case e.M > l.limit:
+		r.violated("I4", e, "%s sends up to link seq %d and may send below %d", e.M-1, l.limit)
+	}
+	l.sent = e.M
+}
+
+func (r *linkRules) taken(e *Event, l *lifeSeen) {
+	switch {
+	case e.N > l.sent:
+		r.violated("I4", e, "the receiver of %s has taken %d records, and %d were sent", e.N, l.sent)
+	case e.M < l.granted:
+		r.violated("I4", e, "the receiver of %s takes its limit back from %d to %d", l.granted, e.M)
+	}
+	l.taken, l.granted = e.N, e.M
+}
+
+func (r *linkRules) done(e *Event, l *lifeSeen) {
+	if e.M > l.taken {
+		r.violated("I6", e, "the receiver of %s acks link seq %d and has taken what is below %d", e.M-1, l.taken)
+	}
+	for seq := e.N; seq < e.M; seq++ {
+		l.done.set(seq)
+	}
+}
+
+func (r *linkRules) freed(e *Event, l *lifeSeen) {
+	for seq := e.N; seq < e.M; seq++ {
+		if !l.done.has(seq) {
+			r.violated("I6", e, "the sender of %s let link seq %d go, which the receiver has not acked (of those up to %d)", seq, e.M-1)
+			return
+		}
+	}
+}
+
+// violated names the link in the first %s of the text.
+func (r *linkRules) violated(rule string, e *Event, format string, a, b uint64) {
+	r.c.violated(rule, e.At, subject{life: e.Life}, format, r.c.h.lifeName(e.Life), a, b)
+}
+
+// end asks of all links that nobody has disturbed for a while that both ends agree, and that the
+// receiver lets as much be sent as its capacity says: credit that got lost would be missed here.
+func (r *linkRules) end(at time.Duration) {
+	for i := range r.lives {
+		l := &r.lives[i]
+		if i == 0 || !l.accepted || l.senderEnded || l.receiverOver || at-l.last < deliveryMax || !r.quiet.lasts(deliveryMax, at) {
+			continue
+		}
+		life := r.c.h.Life(LifeID(i))
+		if r.quiet.down[life.Link.From] || r.quiet.down[life.Link.To] {
+			continue
+		}
+		e := &Event{At: at, Life: LifeID(i)}
+		links := r.open[receiverKey{life.Link.To, life.Link.Edge.To}].most
+		least := uint64(1)
+		if l.taken > 0 {
+			least = max(1, 2*uint64(r.c.x.Capacity[life.Link.Edge.To])/links)
+		}
+		switch {
+		case l.sent != l.taken:
+			r.violated("I7", e, "%s is idle, %d records were sent and %d taken", l.sent, l.taken)
+		case l.limit != l.granted:
+			r.violated("I7", e, "%s is idle, its receiver grants %d and its sender has heard of %d", l.granted, l.limit)
+		case l.granted-l.taken < least:
+			r.violated("I7", e, "%s is idle and may send %d records: %d are its part", l.granted-l.taken, least)
+		}
+	}
+}
