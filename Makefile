@@ -15,9 +15,10 @@ lint:
 	go vet ./...
 	test -z "$$(gofmt -l .)"
 
-# The figures of the README, measured on this machine; add a row in cmd/node/figures_test.go.
+# The figures of the README, measured on this machine in about six minutes; add a row in
+# cmd/node/figures_test.go.
 figures:
-	WEIR_FIGURES=1 go test ./cmd/node -run "^TestFigures$$" -v -count=1 -timeout=20m
+	WEIR_FIGURES=1 go test ./cmd/node ./stream -run "^Test(Hop)?Figures$$" -v -count=1 -timeout=20m -p 1
 
 ci:
 	.ci/run

@@ -24,7 +24,7 @@ func TestKill(t *testing.T) {
 	ctx, kill := context.WithCancelCause(c.ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- dead.Run(ctx) }()
-	c.until(20*time.Second, "both in the roster", func(st api.Status) bool { return len(st.Nodes) == 2 })
+	c.until(20*time.Second, "both in the roster", func(api.Status) bool { return len(first.View().Roster) == 2 })
 	kill(ErrKilled)
 	select {
 	case err := <-ended:

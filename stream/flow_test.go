@@ -321,6 +321,7 @@ func TestNack(t *testing.T) {
 			})})
 			r.link(tap, "tap", "map", in, node)
 		}
+		synctest.Wait() // both links are there
 		r.source(tap, b, &numbers{n: 20})
 		reason := <-r.failed
 		if want := "role map failed 3 times on record 7 of its source: cannot parse (exit 0)"; reason != want {

@@ -335,21 +335,20 @@ func TestHopFigures(t *testing.T) {
 	const rounds, d = 5, time.Second
 	h := newHops(t)
 	for _, size := range []int{128, 1024} {
-		var one, three, unacked, raw, ofRaw, ofUnacked, ofOne []float64
+		var one, raw, ofRaw, ofUnacked, ofOne []float64
 		for range rounds {
 			r := h.raw(t, d)
 			a := h.run(t, 1, size, d, false)
 			u := h.run(t, 1, size, d, true)
 			c := h.run(t, 3, size, d, false)
-			one, three, unacked, raw = append(one, a), append(three, c), append(unacked, u), append(raw, r)
+			one, raw = append(one, a), append(raw, r)
 			ofRaw = append(ofRaw, a*float64(size)/r)
 			ofUnacked = append(ofUnacked, a/u)
 			ofOne = append(ofOne, c/a)
 		}
-		t.Logf("%d bytes: one hop %.0f records/s (%.0f MB/s), three hops %.0f, one hop without acks %.0f; raw quic-go %.0f MB/s",
-			size, median(one), median(one)*float64(size)/1e6, median(three), median(unacked), median(raw)/1e6)
-		t.Logf("%d bytes: of raw quic-go %.2f, acked of unacked %.2f, three hops of one %.2f",
-			size, median(ofRaw), median(ofUnacked), median(ofOne))
+		fmt.Printf("| %d bytes over one hop, two processes | %.2f M records/s, %.0f MB/s, %.2f of a raw quic-go stream (%.0f MB/s) |\n",
+			size, median(one)/1e6, median(one)*float64(size)/1e6, median(ofRaw), median(raw)/1e6)
+		fmt.Printf("| %d bytes: acked of the same without acks; three hops of one | %.2f; %.2f |\n", size, median(ofUnacked), median(ofOne))
 		if got := median(ofRaw); got < 0.5 {
 			t.Errorf("%d bytes: one hop has %.2f of a raw quic-go stream, want 0.5", size, got)
 		}
