@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weir/node"
+	"weir/stream"
 	"weir/topology"
 )
 
@@ -33,6 +34,7 @@ type cluster struct {
 	history  *History
 	log      *slog.Logger
 	secret   []byte
+	bug      stream.Bug
 	pipeline topology.Pipeline
 
 	ctx     context.Context // of all nodes
@@ -69,7 +71,7 @@ type life struct {
 
 func newCluster(ctx context.Context, s *Scenario, cfg Config, net *network, load *Workload, h *History) *cluster {
 	seed := cfg.Seed
-	c := &cluster{seed: seed, net: net, load: load, history: h, log: cfg.Log, pipeline: load.Pipeline()}
+	c := &cluster{seed: seed, net: net, load: load, history: h, log: cfg.Log, bug: cfg.bug, pipeline: load.Pipeline()}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	for i := range uint64(4) { // 32 bytes
 		c.secret = binary.LittleEndian.AppendUint64(c.secret, mix(seed, i))
@@ -112,7 +114,7 @@ func (c *cluster) start(m *member) error {
 	}
 	cfg := node.Config{
 		ID: id, Secret: c.secret, Log: c.log, Pipelines: []topology.Pipeline{c.pipeline},
-		Conn: c.net.listen(m.name, m.addr), Hooks: c.history.Observe(id),
+		Conn: c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
 	}
 	if m != c.founder() || m.boots > 1 {
 		cfg.Join = c.seeds(m)

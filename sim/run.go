@@ -75,7 +75,6 @@ type run struct {
 	cfg    Config
 	result *Result
 	alive  atomic.Int64 // virtual time, for who watches from outside
-	tally  *tally
 }
 
 // virtual runs in virtual time and watches, in real time, that it does not stand still.
@@ -108,16 +107,14 @@ func (r *run) run() error {
 	net := newNetwork(r.cfg.Seed)
 	net.impose(delayFault{lanDelay, lanJitter}, scope{})
 	history := NewHistory()
-	history.bug = r.cfg.bug
-	load := NewWorkload(r.cfg.Seed, s, history)
+	load := newWorkload(s, r.cfg.Seed, history)
 	c := newCluster(ctx, s, r.cfg, net, load, history)
 	d := &director{s: s, c: c, net: net, timeline: &r.result.Timeline}
-	r.tally = newTally(history, load)
 	var carrier sync.WaitGroup
 	carrier.Go(func() { _ = net.run(ctx) }) // ended by cancel
 	d.prepare()
-	r.look(d)
-	d.plan(s.Length, func() error { return r.settle(d) })
+	r.look(d, load)
+	d.plan(s.Length, func() error { load.Stop(); return r.settle(d, load) })
 	err := d.run(ctx)
 	r.conclude(d, load, history)
 	c.close()
@@ -130,14 +127,13 @@ func (r *run) run() error {
 }
 
 // look samples the run, again and again until it is over.
-func (r *run) look(d *director) {
+func (r *run) look(d *director, load *Workload) {
 	t := &r.result.Timeline
 	var sample func() error
 	sample = func() error {
 		at := d.net.now()
 		r.alive.Store(int64(at))
-		r.tally.count()
-		one := Sample{At: at, Acked: uint64(len(r.tally.acked))}
+		one := Sample{At: at, Acked: load.Acked()}
 		for _, m := range d.c.up() {
 			v := m.life.node.View()
 			one.Held += v.Held
@@ -156,13 +152,13 @@ func (r *run) look(d *director) {
 }
 
 // settle waits until all is acked, or time is up.
-func (r *run) settle(d *director) error {
+func (r *run) settle(d *director, load *Workload) error {
 	at := d.net.now()
-	if r.tally.settled() || at >= max(d.healed, d.s.Length)+settleMax {
+	if load.Settled() || at >= max(d.healed, d.s.Length)+settleMax {
 		d.over = true
 		return nil
 	}
-	d.plan(at+settleEvery, func() error { return r.settle(d) })
+	d.plan(at+settleEvery, func() error { return r.settle(d, load) })
 	return nil
 }
 
@@ -172,8 +168,8 @@ func (r *run) conclude(d *director, load *Workload, h *History) {
 	res.Virtual = d.net.now()
 	res.Nodes = len(d.c.members)
 	res.History = h
-	r.tally.count()
-	res.Records, res.Acked, res.Duplicates = uint64(len(r.tally.read)), uint64(len(r.tally.acked)), r.tally.duplicates
+	n := count(h, load)
+	res.Records, res.Acked, res.Lost, res.Duplicates = n.read, n.acked, n.lost, n.duplicates
 	res.LeaderChanges = max(len(res.Timeline.Elections)-1, 0)
 	res.Timeline.End = res.Virtual
 	for i := range res.Timeline.Faults {

@@ -1,85 +1,44 @@
 package sim
 
 import (
-	"math"
-
-	"weir/topology"
+	"slices"
+	"strings"
 )
 
-// tally counts records while a history grows. One goroutine uses it.
+// This file is pure.
+
+// tally is what became of the records of a run.
 type tally struct {
-	h    *History
-	load *Workload
-	next int // the first event not yet counted
-
-	acked      map[uint64]bool
-	sunk       map[leaf]bool
-	read       map[uint64]bool
-	duplicates uint64 // leaves written again
+	read, acked uint64
+	lost        uint64 // acked, and not at every sink where they belong
+	duplicates  uint64 // written to a sink again
 }
 
-// leaf is what one record becomes at one sink.
-type leaf struct{ record, path uint64 }
-
-func newTally(h *History, load *Workload) *tally {
-	return &tally{
-		h: h, load: load,
-		read: make(map[uint64]bool), acked: make(map[uint64]bool), sunk: make(map[leaf]bool),
-	}
-}
-
-// count catches up with the history.
-func (t *tally) count() {
-	t.next = t.h.since(t.next, func(e *Event) {
+// count counts the records of a history.
+func count(h *History, load *Workload) (t tally) {
+	tapOf := make(map[uint64]string) // by record
+	sunk := make(map[uint64][]uint64)
+	acked := make(map[uint64]bool)
+	for _, e := range h.All {
 		switch e.Kind {
 		case EventRead:
-			t.read[e.Record] = true
+			tapOf[e.Record], _, _ = strings.Cut(e.Text, "/")
 		case EventAcked:
-			t.acked[e.Record] = true
+			acked[e.Record] = true
 		case EventSunk:
-			one := leaf{e.Record, e.Leaf}
-			if t.sunk[one] {
+			if slices.Contains(sunk[e.Record], e.Leaf) {
 				t.duplicates++
+			} else {
+				sunk[e.Record] = append(sunk[e.Record], e.Leaf)
 			}
-			t.sunk[one] = true
-		}
-	})
-}
-
-// settled reports whether all that there is to read is acked.
-func (t *tally) settled() bool {
-	t.count()
-	return uint64(len(t.acked)) >= t.load.total()
-}
-
-// since calls f for the events from i on and returns where the next one will be.
-func (h *History) since(i int, f func(*Event)) int {
-	h.mu.Lock()
-	count, chunks := h.count, h.chunks
-	h.mu.Unlock()
-	for ; i < count; i++ {
-		f(&chunks[i/eventsChunk][i%eventsChunk])
-	}
-	return i
-}
-
-// total is how many records there are to read; more than can be while a tap has not begun.
-func (w *Workload) total() (n uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	taps := 0
-	for _, r := range w.roles {
-		if r.Kind == topology.KindTap {
-			taps += r.Nodes
 		}
 	}
-	if len(w.partitions) < taps {
-		return math.MaxUint64
-	}
-	for _, p := range w.partitions {
-		if left := w.end - p.since.Sub(w.start); left > 0 {
-			n += uint64((left + w.gap - 1) / w.gap)
+	outcomes := load.outcomes()
+	for record := range acked {
+		if o := outcomes[tapOf[record]]; o.missing(sunk[record]) != "" {
+			t.lost++
 		}
 	}
-	return n
+	t.read, t.acked = uint64(len(tapOf)), uint64(len(acked))
+	return t
 }

@@ -24,6 +24,14 @@ const pipelineName = "sim"
 // of a million records a second.
 const recordBits = 40
 
+const (
+	// readEvery is how often a tap finds new records, as one that reads blocks of a file does.
+	// Virtual time costs by the packet: records one by one cost five times as much.
+	readEvery = 100 * time.Millisecond
+	// takesGrain is the grain of service times: what ends together is acked together.
+	takesGrain = time.Millisecond
+)
+
 // Workload is what the nodes of a run work on: numbered records from taps that read at a rate,
 // handlers that take their time and fail now and then, sinks that check every byte. All draws
 // follow from the seed and the record, never from the order of things. Everything that matters
@@ -171,7 +179,7 @@ func (w *Workload) Expect() Expect {
 
 // due waits until record n of a partition is there; false: it never will be.
 func (w *Workload) due(ctx context.Context, p *partition, n uint64) (bool, error) {
-	at := p.since.Add(time.Duration(n) * w.gap)
+	at := p.since.Add((time.Duration(n) * w.gap).Truncate(readEvery))
 	timer := time.NewTimer(time.Until(at))
 	defer timer.Stop()
 	select {
@@ -324,7 +332,8 @@ func (h *loadHandler) one(ctx context.Context, r stream.Record, e stream.Emitter
 	path += ">" + h.role.Name
 	chance := mix(mix(h.w.seed, number), hash(path))
 	// Between half and one and a half times what it takes on average, by the record.
-	if err := sleep(ctx, time.Duration((0.5+unit(chance))*float64(h.role.Takes))); err != nil {
+	takes := time.Duration((0.5 + unit(chance)) * float64(h.role.Takes)).Round(takesGrain)
+	if err := sleep(ctx, takes); err != nil {
 		return err
 	}
 	if r.Attempt == 1 && unit(mix(chance, 1)) < h.role.Fails {
