@@ -39,6 +39,8 @@ var hardnesses = map[Level]hardness{
 const (
 	// chaosLength is how long a chaotic run is: some ten faults of the medium level.
 	chaosLength = 40 * time.Second
+	// chaosRate is records a second: a third of what the fewest and slowest workers do.
+	chaosRate = 250
 	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
 	chaosStart = 6 * time.Second
 	chaosQuiet = 2 * time.Second
@@ -56,7 +58,8 @@ func Chaos(level Level, seed uint64) (string, error) {
 	b := new(strings.Builder)
 	fmt.Fprintf(b, "about chaos %s, drawn from seed %d\n", level, seed)
 	fmt.Fprintf(b, "length %v\n", chaosLength)
-	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 1, 20), 4+r.IntN(29), r.Float64())
+	fmt.Fprintf(b, "rate %d\n", chaosRate)
+	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 2, 60), 16+r.IntN(49), r.Float64())
 	fmt.Fprintf(b, "delay %v jitter %v\n", micros(r, 2*time.Millisecond), micros(r, h.jitter))
 	for _, bad := range []struct {
 		what string

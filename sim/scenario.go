@@ -73,8 +73,9 @@ const (
 	rateDefault = 1000
 	// lengthDefault gives a cluster 15 s to form and two faults of 20 s to be seen and heal.
 	lengthDefault = 60 * time.Second
-	// takesDefault is the service time of a worker: that of a look-up in a near database.
-	takesDefault = 2 * time.Millisecond
+	// takesDefault is the service time of a worker: that of a call over a network, and long
+	// enough that most faults meet records in hand.
+	takesDefault = 50 * time.Millisecond
 	// bareDefault is how many nodes have no role: the voters.
 	bareDefault = 3
 )

@@ -28,8 +28,9 @@ const (
 	// readEvery is how often a tap finds new records, as one that reads blocks of a file does.
 	// Virtual time costs by the packet: records one by one cost five times as much.
 	readEvery = 100 * time.Millisecond
-	// takesGrain is the grain of service times: what ends together is acked together.
-	takesGrain = time.Millisecond
+	// takesGrains is how many service times there are from half to one and a half of the mean:
+	// what ends together is acked together.
+	takesGrains = 4
 )
 
 // Workload is what the nodes of a run work on: numbered records from taps that read at a rate,
@@ -332,7 +333,7 @@ func (h *loadHandler) one(ctx context.Context, r stream.Record, e stream.Emitter
 	path += ">" + h.role.Name
 	chance := mix(mix(h.w.seed, number), hash(path))
 	// Between half and one and a half times what it takes on average, by the record.
-	takes := time.Duration((0.5 + unit(chance)) * float64(h.role.Takes)).Round(takesGrain)
+	takes := time.Duration((0.5 + unit(chance)) * float64(h.role.Takes)).Round(max(h.role.Takes/takesGrains, 1))
 	if err := sleep(ctx, takes); err != nil {
 		return err
 	}
