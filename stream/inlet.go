@@ -56,6 +56,7 @@ type Inlet struct {
 	more    sync.Cond // for Run: another handling goroutine would help, or closed
 	queue   []*block  // at most one of each link
 	links   map[linkKey]*Receiver
+	fences  fences
 	credit  credit
 	busy    int // records that handlers have
 	idle    int // handling goroutines that have no records
@@ -84,6 +85,7 @@ func NewInlet(cfg InletConfig) *Inlet {
 	in := &Inlet{
 		cfg:    cfg,
 		links:  make(map[linkKey]*Receiver),
+		fences: make(fences),
 		marks:  make(map[uint64]wire.Mark),
 		credit: newCredit(cfg.Capacity),
 	}
@@ -339,15 +341,17 @@ func (in *Inlet) Serve(ctx context.Context, l *Incoming, from topology.NodeID) e
 func (in *Inlet) open(r *Receiver) (older *Receiver, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	older = in.links[r.key]
-	if in.cfg.Hooks.has(BugUnfenced) {
+	ours := generation{r.hello.Boot, r.hello.Generation}
+	newest, ok := in.fences.pass(r.key, ours, func(k linkKey) bool { return in.links[k] != nil })
+	unfenced := in.cfg.Hooks.has(BugUnfenced)
+	if !ok && !unfenced {
+		in.cfg.Hooks.sometimes("an older generation of a link is refused")
+		return nil, fmt.Errorf("generation %d.%d of the link is not above %d.%d", ours.boot, ours.count, newest.boot, newest.count)
+	}
+	if older = in.links[r.key]; unfenced {
 		older = nil
 	}
 	if older != nil {
-		if h := older.hello; h.Boot > r.hello.Boot || h.Boot == r.hello.Boot && h.Generation >= r.hello.Generation {
-			in.cfg.Hooks.sometimes("an older generation of a link is refused")
-			return nil, fmt.Errorf("generation %d.%d of the link is not above %d.%d", r.hello.Boot, r.hello.Generation, h.Boot, h.Generation)
-		}
 		in.cfg.Hooks.sometimes("a newer generation replaces a link")
 		in.forget(older)
 	}
