@@ -89,7 +89,7 @@ func (d *director) step(i int, st step) error {
 		first = sides[0]
 	}
 	if len(first) == 0 && st.act.groups != nil {
-		d.note(st.text+": nobody to do it to", true)
+		d.note(st, ": nobody to do it to", true)
 		return nil
 	}
 	end := d.s.Length
@@ -108,7 +108,7 @@ func (d *director) step(i int, st step) error {
 	default:
 		undo = d.impose(st, sides)
 	}
-	row := d.note(st.text+whom(st, sides), undo == nil)
+	row := d.note(st, whom(st, sides), undo == nil)
 	if undo != nil {
 		d.plan(end, func() error {
 			d.healed = d.net.now()
@@ -120,8 +120,8 @@ func (d *director) step(i int, st step) error {
 }
 
 // note puts a fault on the timeline: one that is over at once, or one whose end is to come.
-func (d *director) note(text string, over bool) (row int) {
-	span := Span{Text: text, From: d.net.now(), To: -1}
+func (d *director) note(st step, met string, over bool) (row int) {
+	span := Span{Step: st.text, Text: st.text + met, From: d.net.now(), To: -1}
 	if over {
 		span.To = span.From
 	}

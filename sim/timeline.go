@@ -33,7 +33,8 @@ type Election struct {
 
 // Span is a fault from its begin to its end; the same: it had no length.
 type Span struct {
-	Text     string
+	Step     string // as the scenario says it
+	Text     string // with whom it met
 	From, To time.Duration
 }
 
@@ -55,8 +56,8 @@ func (t *Timeline) Write(w io.Writer, width int) error {
 	b := new(strings.Builder)
 	a.row(b, "", a.scale())
 	rates, held := t.columns(a)
-	a.row(b, fmt.Sprintf("records/s, at most %.0f", slices.Max(rates)), bars(rates))
-	a.row(b, "held, at most "+sizeText(slices.Max(held)), bars(held))
+	a.row(b, fmt.Sprintf("records/s, at most %.0f", slices.Max(rates)), bars(rates, usualTimes*usual(rates)))
+	a.row(b, "held, at most "+sizeText(slices.Max(held)), bars(held, slices.Max(held)))
 	a.row(b, fmt.Sprintf("leaders, %d", len(t.Elections)), a.elections(t.Elections))
 	for i, s := range t.Faults {
 		if i == faultRowsMax {
@@ -149,10 +150,23 @@ func (a axis) bar(s Span) string {
 	return strings.Repeat(" ", from) + strings.Repeat(mark, to-from+1)
 }
 
-// bars draws numbers as bars of eight heights; only nothing is no bar.
-func bars(xs []float64) string {
+// usualTimes is how many times the usual a full bar of the flow is: what is caught up after an
+// outage would make all else look like nothing.
+const usualTimes = 2
+
+// usual is the median of what is not nothing.
+func usual(xs []float64) float64 {
+	some := slices.DeleteFunc(slices.Clone(xs), func(x float64) bool { return x <= 0 })
+	if len(some) == 0 {
+		return 0
+	}
+	slices.Sort(some)
+	return some[len(some)/2]
+}
+
+// bars draws numbers as bars of eight heights, full from most on; only nothing is no bar.
+func bars(xs []float64, most float64) string {
 	const heights = "▁▂▃▄▅▆▇█"
-	most := slices.Max(xs)
 	out := new(strings.Builder)
 	for _, x := range xs {
 		if x <= 0 || most <= 0 {

@@ -7,6 +7,7 @@
 //	weir up FILE                a whole pipeline on this machine, a process per node
 //	weir lint FILE              what is wrong with a pipeline file
 //	weir status                 what a running cluster does
+//	weir sim                    whether a simulated cluster keeps its promises
 //
 // `up` runs the hidden verb `start` of the same binary once per node. Its threads are on one
 // page: the main goroutine starts, watches and ends the processes (fleet.go); a goroutine per
@@ -71,6 +72,6 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 			return setFromEnv(cmd.Flags(), os.LookupEnv)
 		},
 	}
-	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newVersion())
+	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newSim(), newVersion())
 	return root
 }
