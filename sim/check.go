@@ -37,9 +37,9 @@ type Violation struct {
 type subject struct {
 	from   time.Duration
 	record *uint64
-	life   LifeID
+	lives  []LifeID
 	nodes  []topology.NodeID
-	kinds  []EventKind // of nodes
+	kinds  []EventKind // of nodes and lives; nil: all of lives
 }
 
 const (
@@ -176,8 +176,8 @@ func (s *subject) matches(e *Event) bool {
 		return s.from > 0 || slices.Contains(s.nodes, e.Node)
 	case s.record != nil && e.Record == *s.record && e.Kind >= EventRead && e.Kind <= EventSunk:
 		return true
-	case s.life != 0 && e.Life == s.life:
-		return true
+	case e.Life != 0 && slices.Contains(s.lives, e.Life):
+		return s.kinds == nil || slices.Contains(s.kinds, e.Kind)
 	}
 	return slices.Contains(s.nodes, e.Node) && slices.Contains(s.kinds, e.Kind)
 }

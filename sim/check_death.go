@@ -61,7 +61,7 @@ func (r *deathRules) judge(d death) {
 		if _, down := r.down[from]; down || opened > d.at {
 			continue
 		}
-		r.c.violated("F3", d.at+deathMax, subject{life: id, from: d.at}, "%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), deathMax)
+		r.c.violated("F3", d.at+deathMax, subject{lives: []LifeID{id}, from: d.at}, "%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), deathMax)
 	}
 }
 

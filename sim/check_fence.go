@@ -14,6 +14,9 @@ type fenceRules struct {
 	ended map[LifeID]bool
 }
 
+// lifeEvents are the begin and the end of a life, at both ends of a link.
+var lifeEvents = []EventKind{EventLinkOpen, EventLinkClose, EventLinkAccept, EventLinkEnd}
+
 type fenceSeen struct {
 	open   LifeID // 0: none
 	newest LifeID
@@ -34,7 +37,7 @@ func (r *fenceRules) see(e *Event) {
 		}
 	case EventTaken:
 		if r.ended[e.Life] {
-			r.violated(e, "%s takes records of a generation that has ended")
+			r.violated(e, 0, "%s takes records of a generation that has ended")
 		}
 	}
 }
@@ -48,9 +51,9 @@ func (r *fenceRules) accept(e *Event) {
 	}
 	switch {
 	case f.open != 0:
-		r.violated(e, "%s reads another generation and has not ended the one before")
+		r.violated(e, f.open, "%s reads another generation and has not ended the one before")
 	case f.newest != 0 && !later(life, r.c.h.Life(f.newest)):
-		r.violated(e, "%s reads a generation that is not later than one before")
+		r.violated(e, f.newest, "%s reads a generation that is not later than one before")
 	}
 	f.open, f.newest = e.Life, e.Life
 }
@@ -60,8 +63,8 @@ func later(a, b Life) bool {
 	return a.Boot > b.Boot || a.Boot == b.Boot && a.Generation > b.Generation
 }
 
-func (r *fenceRules) violated(e *Event, format string) {
-	r.c.violated("I5", e.At, subject{life: e.Life}, format, r.c.h.lifeName(e.Life))
+func (r *fenceRules) violated(e *Event, other LifeID, format string) {
+	r.c.violated("I5", e.At, subject{lives: []LifeID{e.Life, other}, kinds: lifeEvents}, format, r.c.h.lifeName(e.Life))
 }
 
 func (r *fenceRules) end(time.Duration) {}

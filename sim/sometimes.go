@@ -9,7 +9,35 @@ import (
 // branches are the rare branches of the product that say when they are taken: a run, or a
 // night of them, that never reached one has not tested it. A test keeps the list equal to the
 // calls in the product.
-var branches = []string{}
+var branches = []string{
+	"a batch comes on a link that was replaced",
+	"a broken link leaves the layout",
+	"a heartbeat finds a peer dead",
+	"a heartbeat finds that a peer has started anew",
+	"a later start of a peer connects",
+	"a leader proposes its first entry again",
+	"a link has no credit",
+	"a link is drained",
+	"a link is refused because our state is behind",
+	"a link waits for our state to catch up",
+	"a nacked record goes back to the only node",
+	"a newer generation replaces a link",
+	"a proposal waits for a leader",
+	"a record goes to another link",
+	"a record has failed too often",
+	"a record is nacked",
+	"a record without a link waits for one",
+	"a vote is given up",
+	"a watched node has not heard of a leader",
+	"a watched node is behind",
+	"a watcher is sent a whole state",
+	"a window has no room for another chunk",
+	"an older generation of a link is refused",
+	"chunks are packed",
+	"credit doubles",
+	"heartbeats go on over another stream",
+	"two nodes dial each other at once",
+}
 
 // marks counts the branches that were reached. It is safe for concurrent use; its zero value is
 // empty.

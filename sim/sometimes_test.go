@@ -1,0 +1,56 @@
+package sim
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The list of rare branches is what the product says, no more and no less.
+func TestBranchesAreThoseOfTheProduct(t *testing.T) {
+	call := regexp.MustCompile(`[sS]ometimes\("([^"]+)"\)`)
+	var said []string
+	for _, room := range []string{"stream", "gossip", "consensus", "node"} {
+		err := filepath.WalkDir(filepath.Join("..", room), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, m := range call.FindAllStringSubmatch(string(text), -1) {
+				said = append(said, m[1])
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(said)
+	said = slices.Compact(said)
+	for _, b := range said {
+		if !slices.Contains(branches, b) {
+			t.Errorf("the product says %q, which is not in the list", b)
+		}
+	}
+	for _, b := range branches {
+		if !slices.Contains(said, b) {
+			t.Errorf("the list has %q, which the product never says", b)
+		}
+	}
+	if len(said) < 20 {
+		t.Errorf("found only %d branches: the test would check nothing", len(said))
+	}
+}
+
+func TestUnreached(t *testing.T) {
+	one, other := map[string]uint64{branches[0]: 1}, map[string]uint64{branches[2]: 3, "no branch": 1}
+	got := Unreached(one, other)
+	want := slices.Concat(branches[1:2], branches[3:])
+	if !slices.Equal(got, want) {
+		t.Errorf("never reached: %q, want %q", got, want)
+	}
+}
