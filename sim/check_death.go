@@ -6,17 +6,23 @@ import (
 	"weir/topology"
 )
 
-// deathMax is how long a link may outlive its receiver: heartbeats notice within 1.2 s, and the
-// first record must be on another link 1.5 s after (FAULTS F3, F9); as much again for a machine
-// that is busy.
-const deathMax = 3 * time.Second
+const (
+	// deathMax is how long a link may outlive its receiver: heartbeats notice within 1.2 s, and
+	// the first record must be on another link 1.5 s after (FAULTS F3, F9); as much again for a
+	// network that loses what says so.
+	deathMax = 3 * time.Second
+	// youngMax is how old a link may be before its first heartbeat has been answered: a handshake
+	// may take so long (stream/mux, handshakeMax), and only its end tells of a death meanwhile.
+	youngMax = 3 * time.Second
+)
 
 // deathRules judges F3: what a dead or frozen node held un-acked soon goes to others.
 type deathRules struct {
 	c      *check
 	open   map[topology.NodeID]map[LifeID]time.Duration // by receiver: since when
 	down   map[topology.NodeID]time.Duration            // since when
-	deaths []death                                      // by time
+	deaths []death                                      // by when they are judged
+	young  []death                                      // the same, for links that were young
 }
 
 type death struct {
@@ -31,14 +37,12 @@ func newDeathRules(c *check) *deathRules {
 }
 
 func (r *deathRules) see(e *Event) {
-	for len(r.deaths) > 0 && e.At > r.deaths[0].at+deathMax {
-		r.judge(r.deaths[0])
-		r.deaths = r.deaths[1:]
-	}
+	r.judgeAll(e.At)
 	switch e.Kind {
 	case EventKilled, EventPaused:
 		r.down[e.Node] = e.At
 		r.deaths = append(r.deaths, death{e.Node, e.At})
+		r.young = append(r.young, death{e.Node, e.At})
 	case EventResumed:
 		delete(r.down, e.Node)
 	case EventLinkOpen:
@@ -52,23 +56,31 @@ func (r *deathRules) see(e *Event) {
 	}
 }
 
-func (r *deathRules) judge(d death) {
+// judgeAll judges the deaths whose time is over.
+func (r *deathRules) judgeAll(now time.Duration) {
+	for len(r.deaths) > 0 && now > r.deaths[0].at+deathMax {
+		r.judge(r.deaths[0], deathMax, youngMax)
+		r.deaths = r.deaths[1:]
+	}
+	for len(r.young) > 0 && now > r.young[0].at+youngMax+deathMax {
+		r.judge(r.young[0], youngMax+deathMax, 0)
+		r.young = r.young[1:]
+	}
+}
+
+// judge asks that the links to a dead node are gone after some time, of those that had some age
+// when it died.
+func (r *deathRules) judge(d death, after, age time.Duration) {
 	if since, down := r.down[d.node]; !down || since != d.at {
 		return
 	}
 	for id, opened := range r.open[d.node] {
 		from := r.c.h.Life(id).Link.From
-		if _, down := r.down[from]; down || opened > d.at {
+		if _, down := r.down[from]; down || opened > d.at-age {
 			continue
 		}
-		r.c.violated("F3", d.at+deathMax, subject{lives: []LifeID{id}, from: d.at}, "%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), deathMax)
+		r.c.violated("F3", d.at+after, subject{lives: []LifeID{id}, from: d.at}, "%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), after)
 	}
 }
 
-func (r *deathRules) end(at time.Duration) {
-	for _, d := range r.deaths {
-		if at >= d.at+deathMax {
-			r.judge(d)
-		}
-	}
-}
+func (r *deathRules) end(at time.Duration) { r.judgeAll(at) }

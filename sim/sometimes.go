@@ -22,6 +22,7 @@ var branches = []string{
 	"a link waits for our state to catch up",
 	"a nacked record goes back to the only node",
 	"a newer generation replaces a link",
+	"a peer dies before its first heartbeat",
 	"a proposal waits for a leader",
 	"a record goes to another link",
 	"a record has failed too often",

@@ -55,6 +55,10 @@ func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	if errors.Is(err, ErrNoAnswer) { // a connection that it has to us waits for the idle timeout
+		m.sometimes("a peer dies before its first heartbeat")
+		m.bury(id, 0)
+	}
 	if err != nil {
 		return fmt.Errorf("beat %s: %w: %w", subject(id, addr), ErrDead, err)
 	}
@@ -63,10 +67,15 @@ func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
 	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
+	m.bury(id, boot)
+	return fmt.Errorf("beat %s: %w", subject(id, addr), err)
+}
+
+// bury closes our connections to a start of a node that is dead, 0: to any.
+func (m *Mux) bury(id topology.NodeID, boot uint64) {
 	for _, c := range m.table.of(id, boot) {
 		c.close(codeDead, "heartbeats were missed")
 	}
-	return fmt.Errorf("beat %s: %w", subject(id, addr), err)
 }
 
 // beatOn looks at the pulse of the peer of s until it is dead or ctx is done.

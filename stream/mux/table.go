@@ -136,7 +136,7 @@ func (t *table) remove(c *conn) {
 	}
 }
 
-// of returns every connection to a node's start, drained ones too.
+// of returns every connection to a node's start, 0: to any start, drained ones too.
 func (t *table) of(id topology.NodeID, boot uint64) []*conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -146,7 +146,7 @@ func (t *table) of(id topology.NodeID, boot uint64) []*conn {
 func (t *table) ofLocked(id topology.NodeID, boot uint64) []*conn {
 	var cs []*conn
 	for c := range t.all {
-		if c.peer.ID == id && c.peer.Boot == boot {
+		if c.peer.ID == id && (c.peer.Boot == boot || boot == 0) {
 			cs = append(cs, c)
 		}
 	}
