@@ -88,8 +88,7 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	k.n.cfg.Hooks.layout(s.Epoch, layout)
 	for _, l := range drain {
 		if lr := k.links[l]; lr != nil {
-			close(lr.drain)
-			delete(k.links, l)
+			close(lr.drain) // it stays in links: should it come back, its successor waits for its end
 		}
 	}
 	for _, l := range open {
@@ -109,14 +108,33 @@ func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role
 	if i < 0 || k.get(key) != nil {
 		return
 	}
-	rr := newRoleRun(k.n, p, r, k.n.cfg.Roles[i])
-	k.group.Go(func() { rr.run(ctx) }) // ended by ctx or a failure of the pipeline
+	cfg := k.n.cfg.Roles[i]
+	if err := k.fits(key, r.Kind, cfg); err != nil {
+		k.n.log.Error("role does not run", "pipeline", p.Name, "role", r.Name, "err", err)
+		return
+	}
+	rr := newRoleRun(ctx, k.n, p, r, cfg)
+	k.group.Go(rr.run) // ended by ctx or a failure of the pipeline
 	k.mu.Lock()
 	k.roles[key] = rr
 	close(k.changed)
 	k.changed = make(chan struct{})
 	k.mu.Unlock()
 	k.n.log.Info("role runs", "pipeline", p.Name, "role", r.Name)
+}
+
+// fits checks that our role is of the kind that the log has, and that its tap or sink, which have
+// one user, is not at work for another pipeline.
+func (k *keeper) fits(key roleKey, kind topology.Kind, cfg Role) error {
+	if (kind == topology.KindTap) != (cfg.Tap != nil) || (kind == topology.KindSink) != (cfg.Sink != nil) {
+		return fmt.Errorf("this node has another kind of role than the cluster's %s", kind)
+	}
+	for _, other := range k.all() {
+		if cfg.Handler == nil && other.cfg.Name == cfg.Name && other.key != key {
+			return fmt.Errorf("it is at work for pipeline %s", other.key.pipeline)
+		}
+	}
+	return nil
 }
 
 // stop ends the roles of a pipeline that failed; they stay to be counted.
@@ -223,7 +241,7 @@ func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.N
 		changed := k.n.consensus.Changed()
 		s := k.n.consensus.State()
 		err := k.judge(s, l, from)
-		if rr := k.get(roleKey{l.Pipeline, l.To}); err == nil && rr != nil {
+		if rr := k.get(roleKey{l.Pipeline, l.To}); err == nil && rr != nil && rr.inlet != nil {
 			return rr, nil
 		}
 		if err != nil && s.Epoch >= l.Epoch {
@@ -251,9 +269,12 @@ func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.Nod
 	}):
 		return fmt.Errorf("pipeline %s has no edge %v", l.Pipeline, edge)
 	}
-	for id, role := range map[topology.NodeID]string{from: l.From, k.n.self.ID: l.To} {
-		if node, ok := s.Node(id); !ok || !node.Serves(l.Pipeline, role) {
-			return fmt.Errorf("node %s does not serve role %s of pipeline %s", id, role, l.Pipeline)
+	for _, end := range []struct {
+		id   topology.NodeID
+		role string
+	}{{from, l.From}, {k.n.self.ID, l.To}} {
+		if node, ok := s.Node(end.id); !ok || !node.Serves(l.Pipeline, end.role) {
+			return fmt.Errorf("node %s does not serve role %s of pipeline %s", end.id, end.role, l.Pipeline)
 		}
 	}
 	return nil

@@ -21,6 +21,7 @@ const (
 // drained.
 type linkRun struct {
 	drain chan struct{} // closed when the link leaves the layout
+	ended chan struct{}
 }
 
 func (k *keeper) openLink(l topology.Link) {
@@ -29,11 +30,18 @@ func (k *keeper) openLink(l topology.Link) {
 		k.n.log.Error("a link starts at a role that does not run here", "link", l)
 		return
 	}
-	lr := &linkRun{drain: make(chan struct{})}
+	before := k.links[l]
+	lr := &linkRun{drain: make(chan struct{}), ended: make(chan struct{})}
 	k.links[l] = lr
 	k.nextID += 1 << 32 // room for as many tries of each
 	generation := k.nextID
-	k.group.Go(func() { k.runLink(rr, l, lr, generation) }) // ended by drain or the role's end
+	k.group.Go(func() { // ended by drain or the role's end
+		defer close(lr.ended)
+		if before != nil {
+			<-before.ended // a newer generation would reset what still drains
+		}
+		k.runLink(rr, l, lr, generation)
+	})
 }
 
 // runLink opens the link, again whenever it breaks.
@@ -115,7 +123,7 @@ func (n *Node) beatOn(ctx context.Context, id topology.NodeID) {
 		if peer, ok := n.consensus.State().Node(id); ok {
 			if err := n.mux.Beat(ctx, id, peer.Addr); err != nil {
 				n.cfg.Hooks.sometimes("a heartbeat finds a peer dead")
-				n.log.Warn("peer is dead, its records go to others", "peer", id, "err", err)
+				n.log.Info("peer is gone, its records go to others", "peer", id, "err", err)
 			}
 		}
 		timer := time.NewTimer(retryMin)

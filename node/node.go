@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,9 +38,11 @@ const (
 	defaultPort = ":7411"
 	// secretBytes is the length of a cluster's secret.
 	secretBytes = 32
-	// leaveTimeout bounds what a node does to leave in good order: less than what those who stop
-	// it wait before they kill it (up: 5 s).
-	leaveTimeout = 4 * time.Second
+	// leaveTimeout is how long a node that leaves waits for the log to say so: some elections,
+	// and less than what those who stop it wait before they kill it (up: 5 s).
+	leaveTimeout = 2 * time.Second
+	// memoryMin is the least memory of a node: a batch for each of a few links.
+	memoryMin = 1 << 20
 )
 
 // Node is one node of a cluster. Its exported methods are safe for concurrent use.
@@ -106,13 +109,44 @@ func (c Config) validate() error {
 			return fmt.Errorf("role %s: want exactly one of Handler, Tap and Sink, got %d", r.Name, kinds)
 		}
 	}
+	if err := checkHTTP(c.HTTP); err != nil {
+		return err
+	}
 	switch {
 	case c.Secret == nil && len(c.Join) > 0:
 		return errors.New("config: Join needs the Secret of the cluster")
 	case c.Secret != nil && len(c.Secret) != secretBytes:
 		return fmt.Errorf("config: Secret has %d bytes, want %d", len(c.Secret), secretBytes)
+	case c.Memory != 0 && c.Memory < memoryMin:
+		return &usageError{fmt.Sprintf("memory of %d bytes: a node needs %d at least", c.Memory, memoryMin)}
 	case c.Voters < 0 || c.Voters > 5:
 		return fmt.Errorf("config: Voters is %d, want 1 to 5", c.Voters)
+	}
+	return nil
+}
+
+// usageError is a config that was mistyped.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+// ExitCode is that of a wrong flag.
+func (e *usageError) ExitCode() int { return 2 }
+
+// checkHTTP refuses an address of the API that is not on loopback: it asks for no password.
+func checkHTTP(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return &usageError{fmt.Sprintf("--http %s: want 127.0.0.1:PORT", addr)}
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return &usageError{fmt.Sprintf("--http %s: the API is open to all who reach it, so it listens on loopback only, as 127.0.0.1:%s", addr, port)}
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return &usageError{fmt.Sprintf("--http %s: a port is a number from 1 to 65535", addr)}
 	}
 	return nil
 }
@@ -309,17 +343,17 @@ func (n *Node) insist(ctx context.Context, c consensus.Command, done func(*conse
 	}
 }
 
-// leave finishes what is in flight, at most for leaveTimeout: the taps stop reading, and where
-// others can go on, the node leaves the roster, so that they stop sending to it.
+// leave finishes what is in flight, however long that takes: the taps stop reading, and where
+// others send to this node, it leaves the roster, so that they stop. Only where the log does not
+// take that within leaveTimeout, what is in flight here is left to be sent again.
 func (n *Node) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
 	n.keeper.stopReading()
-	s := n.consensus.State()
-	if len(s.Roster) > 1 && n.keeper.fed() {
+	if n.keeper.fed() {
+		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+		defer cancel()
 		gone := func(s *consensus.State) bool { _, there := s.Node(n.self.ID); return !there }
 		if err := n.insist(ctx, consensus.Evict(true, n.self.ID), gone); err != nil {
-			n.log.Warn("leave without the log's word", "err", err)
+			n.log.Info("leave without the log's word", "err", err)
 			return
 		}
 	}

@@ -319,7 +319,7 @@ func TestFailureStopsTheRun(t *testing.T) {
 	st := c.until(20*time.Second, "failed", func(st api.Status) bool {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].State == "failed"
 	})
-	want := "role map failed 3 times on record 500 of its source: no such user"
+	want := `role map failed 3 times on record 500 of its source, "{\"id\":500}": no such user`
 	if p := st.Pipelines[0]; p.Reason != want {
 		t.Errorf("reason %q, want %q", p.Reason, want)
 	}

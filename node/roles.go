@@ -38,14 +38,15 @@ type roleRun struct {
 	opened  bool // all partitions of the tap have a source
 }
 
-func newRoleRun(n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRun {
+// newRoleRun makes a role that works until ctx is done or the pipeline fails.
+func newRoleRun(ctx context.Context, n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRun {
 	rr := &roleRun{n: n, key: roleKey{p.Name, r.Name}, pipeline: p, role: r, cfg: cfg}
-	rr.ctx, rr.cancel = context.WithCancelCause(context.Background())
+	rr.ctx, rr.cancel = context.WithCancelCause(ctx)
 	rr.reading, rr.stopReading = context.WithCancel(rr.ctx)
 	if edges := p.Graph.Out(r.Name); len(edges) > 0 {
 		rr.outlet = stream.NewOutlet(stream.OutletConfig{
 			Pipeline: p.Name, Role: r.Name, Edges: edges, Send: r.Send, Budget: n.budget,
-			Share: rr.share(), RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
+			Share: rr.share(), RecordMax: p.RecordMax, Hooks: n.cfg.Hooks.ofStream(),
 			Fail: func(reason string, exit int) { rr.fail(reason, exit) },
 		})
 	}
@@ -73,15 +74,14 @@ func (rr *roleRun) share() int64 {
 	return rr.n.budget.Max() / int64(len(rr.n.cfg.Roles))
 }
 
-// run works until ctx is done or the pipeline fails.
-func (rr *roleRun) run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { rr.cancel(context.Cause(ctx)) })
-	defer stop()
+// run works until the role's context ends.
+func (rr *roleRun) run() {
+	defer rr.cancel(nil)
 	var err error
 	if rr.inlet != nil {
 		err = rr.inlet.Run(rr.ctx)
 	} else {
-		err = rr.read(rr.reading)
+		err = rr.read(rr.ctx)
 		<-rr.ctx.Done() // its links stay: they bring the last marks
 	}
 	if rr.cfg.Sink != nil {
@@ -97,11 +97,14 @@ func (rr *roleRun) read(ctx context.Context) error {
 		rr.failed(ctx, err)
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {
 		reader, err := rr.cfg.Tap.Open(ctx, part, nil)
 		if err != nil {
 			rr.failed(ctx, err)
+			cancel()
 			return errors.Join(err, g.Wait())
 		}
 		s := stream.NewSource(stream.SourceConfig{
@@ -112,7 +115,7 @@ func (rr *roleRun) read(ctx context.Context) error {
 		rr.sources = append(rr.sources, s)
 		rr.mu.Unlock()
 		g.Go(func() error {
-			err := s.Run(ctx)
+			err := s.Run(ctx, rr.reading)
 			rr.failed(ctx, err)
 			return errors.Join(err, reader.Close())
 		})
@@ -135,12 +138,7 @@ func (rr *roleRun) failed(ctx context.Context, err error) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	exit := 1
-	var coded interface{ ExitCode() int }
-	if errors.As(err, &coded) {
-		exit = coded.ExitCode()
-	}
-	rr.fail(fmt.Sprintf("role %s: %v", rr.key.role, err), exit)
+	rr.fail(fmt.Sprintf("role %s: %v", rr.key.role, err), max(stream.ExitCode(err), 1))
 }
 
 // fail has the log say that the pipeline failed; all nodes then stop it.
@@ -154,9 +152,9 @@ func (rr *roleRun) fail(reason string, exit int) {
 	})
 }
 
-// busy reports whether records went out and are un-acked.
+// busy reports whether records went out and are un-acked; those of a run that failed stay so.
 func (rr *roleRun) busy() bool {
-	return rr.outlet != nil && slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
+	return rr.outlet != nil && rr.ctx.Err() == nil && slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
 }
 
 // done reports whether a tap's partitions have ended and are all acked.

@@ -17,9 +17,9 @@ const (
 // caller has the clock and the lock. A link's limit is absolute and never falls; what a link
 // may still send, limit less taken, is its unused share and counts in the total.
 //
-// A link that has never sent keeps one record. One that has gets what the others leave, at least
-// its equal part: since a link that falls silent keeps what it was granted, all unused shares
-// together may reach twice the total, never more.
+// A link that has never sent keeps one record. One that has gets what the others leave, or its
+// equal part: a link that falls silent keeps what it was granted, so all unused shares together
+// may reach twice the total, and one record for each link.
 type credit struct {
 	min, total uint64 // records
 	unused     uint64 // sum over the links of limit - taken
@@ -58,10 +58,8 @@ func (c *credit) take(taken, limit, n uint64) uint64 {
 // grant raises the limit of a link that has sent.
 func (c *credit) grant(taken, limit uint64) uint64 {
 	others := c.unused - (limit - taken)
-	share := max(c.total/c.links, 1)
-	if c.total > others {
-		share = max(share, c.total-others)
-	}
+	left := func(of uint64) uint64 { return of - min(of, others) }
+	share := max(left(c.total), min(c.total/c.links, left(2*c.total)), 1)
 	if raised := taken + share; raised > limit {
 		c.unused += raised - limit
 		return raised

@@ -42,7 +42,7 @@ func (r *rig) outlet(role string, b *Budget, send topology.Send, to ...string) *
 		edges = append(edges, topology.Edge{From: role, To: role2})
 	}
 	return NewOutlet(OutletConfig{
-		Pipeline: "p", Role: role, Edges: edges, Send: send, Budget: b, Log: slog.New(slog.DiscardHandler),
+		Pipeline: "p", Role: role, Edges: edges, Send: send, Budget: b,
 		Fail: func(reason string, exit int) { r.failed <- fmt.Sprintf("%s (exit %d)", reason, exit) },
 	})
 }
@@ -92,7 +92,7 @@ func (r *rig) linkFrom(self topology.NodeID, o *Outlet, from, to string, in *Inl
 func (r *rig) source(o *Outlet, b *Budget, reader Reader) (*Source, chan error) {
 	s := NewSource(SourceConfig{ID: 1, Gen: 1, Partition: "test", Reader: reader, Outlet: o, Budget: b})
 	done := make(chan error, 1)
-	r.group.Go(func() { done <- s.Run(r.ctx) })
+	r.group.Go(func() { done <- s.Run(r.ctx, r.ctx) })
 	return s, done
 }
 
@@ -324,7 +324,7 @@ func TestNack(t *testing.T) {
 		synctest.Wait() // both links are there
 		r.source(tap, b, &numbers{n: 20})
 		reason := <-r.failed
-		if want := "role map failed 3 times on record 7 of its source: cannot parse (exit 0)"; reason != want {
+		if want := "role map failed 3 times on record 7 of its source, \"record 7\": cannot parse (exit 0)"; reason != want {
 			t.Errorf("reason %q, want %q", reason, want)
 		}
 		synctest.Wait()

@@ -2,7 +2,9 @@ package stream
 
 import (
 	"context"
+	"maps"
 	"sync"
+	"sync/atomic"
 
 	"weir/stream/wire"
 )
@@ -116,7 +118,7 @@ func (e *emitter) item(o *Out, ordinal int, last bool) item {
 func (e *emitter) hold(o *Out) {
 	e.buf = append(append(e.buf[:0], o.Body...), o.Key...)
 	n := len(o.Body)
-	e.held = Out{Body: e.buf[:n:n], Header: o.Header, Port: o.Port}
+	e.held = Out{Body: e.buf[:n:n], Header: maps.Clone(o.Header), Port: o.Port}
 	if o.Key != nil {
 		e.held.Key = e.buf[n:]
 	}
@@ -150,11 +152,27 @@ func (e *emitter) Emit(ctx context.Context, o Out) error {
 	sent := e.buf
 	e.buf, e.spare = e.spare, nil
 	e.hold(&o)
+	return e.send(ctx, items[:], sent)
+}
+
+// send hands items on; the caller has the batch's mu, which send gives up. While it lasts, the
+// input counts as with the handler, even when that returns meanwhile. An output that is lost here
+// must not be missed by an ack, so an error is the record's.
+func (e *emitter) send(ctx context.Context, items []item, sent []byte) error {
+	t := items[0].t
+	atomic.AddInt32(&t.left, 1)
 	e.b.mu.Unlock()
-	err := e.b.outlet.emit(ctx, items[:])
+	err := e.b.outlet.emit(ctx, items)
 	e.b.mu.Lock()
-	e.spare = sent
+	if e.closed {
+		e.spare = nil
+	} else if e.spare = sent; err != nil && e.nack == nil {
+		e.nack = err
+	}
 	e.b.mu.Unlock()
+	done := ackBatch{slabs: &e.b.outlet.cfg.Budget.slabs}
+	done.done(t)
+	done.flush()
 	return err
 }
 
@@ -180,8 +198,11 @@ func (e *emitter) EmitBatch(ctx context.Context, os []Out) error {
 		items = append(items, e.item(&os[i], e.ordinal, false))
 	}
 	e.hold(&os[last])
-	e.b.mu.Unlock()
-	return e.b.outlet.emit(ctx, items)
+	if len(items) == 0 {
+		e.b.mu.Unlock()
+		return nil
+	}
+	return e.send(ctx, items, nil)
 }
 
 func (e *emitter) Offer(o Out) error {

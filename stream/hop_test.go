@@ -97,8 +97,7 @@ func (s *side) close() {
 func (s *side) outlet(ctx context.Context, pipeline, role, to string, peer topology.NodeID, addr string, dropAcks bool) *Outlet {
 	e := topology.Edge{From: role, To: to}
 	o := NewOutlet(OutletConfig{
-		Pipeline: pipeline, Role: role, Edges: []topology.Edge{e}, Budget: s.budget,
-		Log: slog.New(slog.DiscardHandler), dropAcks: dropAcks,
+		Pipeline: pipeline, Role: role, Edges: []topology.Edge{e}, Budget: s.budget, dropAcks: dropAcks,
 	})
 	s.group.Go(func() {
 		for ctx.Err() == nil { // until the other side has the role
@@ -235,7 +234,7 @@ func (h *hops) run(t testing.TB, n, size int, d time.Duration, dropAcks bool) fl
 	start := time.Now()
 	timer := time.AfterFunc(d, func() { r.stop.Store(true) })
 	defer timer.Stop()
-	if err := s.Run(h.ctx); err != nil {
+	if err := s.Run(h.ctx, h.ctx); err != nil {
 		t.Fatal(err)
 	}
 	return float64(s.Stats().Acked) / time.Since(start).Seconds()

@@ -25,6 +25,11 @@ const (
 	// sinkRecordsMax and sinkBytesMax bound one Write of a sink: enough to pay for its fsync.
 	sinkRecordsMax = 4096
 	sinkBytesMax   = 4 << 20
+	// patience is how long records may wait while another handling goroutine could take them:
+	// long for a handler of microseconds, short for a person.
+	patience = time.Millisecond
+	// sourcesMax bounds the sources whose marks are remembered.
+	sourcesMax = 4096
 )
 
 // InletConfig says who handles a role's records. Handler and Budget are needed.
@@ -51,21 +56,22 @@ type InletConfig struct {
 type Inlet struct {
 	cfg InletConfig
 
-	mu      sync.Mutex
-	work    sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
-	more    sync.Cond // for Run: another handling goroutine would help, or closed
-	queue   []*block  // at most one of each link
-	links   map[linkKey]*Receiver
-	fences  fences
-	credit  credit
-	busy    int // records that handlers have
-	idle    int // handling goroutines that have no records
-	hands   int // handling goroutines
-	closed  bool
-	service time.Duration        // smoothed time of a handler per record
-	last    time.Duration        // of the last batch
-	marks   map[uint64]wire.Mark // the newest of each source
-	group   sync.WaitGroup
+	mu       sync.Mutex
+	work     sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
+	more     sync.Cond // for Run: there is something to oversee, or closed
+	queue    []*block  // at most one of each link
+	links    map[linkKey]*Receiver
+	fences   fences
+	credit   credit
+	busy     int  // records that handlers have
+	idle     int  // handling goroutines that have no records
+	hands    int  // handling goroutines
+	overseen bool // Run looks at the queue by itself
+	closed   bool
+	service  time.Duration        // smoothed time of a handler per record
+	last     time.Duration        // of the last batch
+	marks    map[uint64]wire.Mark // the newest of each source
+	group    sync.WaitGroup
 }
 
 // linkKey is what generations of a link share.
@@ -106,28 +112,43 @@ func (in *Inlet) Run(ctx context.Context) error {
 		in.more.Broadcast()
 	})
 	defer stop()
-	in.mu.Lock()
-	hands := in.cfg.Capacity
+	most := in.cfg.Capacity
 	if in.cfg.Serial {
-		hands = 1
+		most = 1
 	}
-	for in.wantHand(hands) {
-		in.hands++
-		in.idle++
-		in.group.Add(1)
-		go in.hand(ctx) // ended by closed
+	in.mu.Lock()
+	for !in.closed {
+		in.oversee(ctx, most)
 	}
 	in.mu.Unlock()
 	in.group.Wait()
 	return context.Cause(ctx)
 }
 
-// wantHand waits, under mu, until another handling goroutine would help; false when closed.
-func (in *Inlet) wantHand(most int) bool {
-	for !in.closed && (in.hands >= most || in.idle > 0 || !in.long()) {
+// oversee sees once, under mu, to what waits in the queue: when it is worth another handling
+// goroutine, or has waited for patience because those that there are take long, it wakes or
+// makes one. Then it waits for the next occasion.
+func (in *Inlet) oversee(ctx context.Context, most int) {
+	in.overseen = len(in.queue) > 0 && (in.idle > 0 || in.hands < most)
+	if !in.overseen {
 		in.more.Wait()
+		return
 	}
-	return !in.closed
+	wait := patience - time.Since(in.queue[0].at)
+	if wait <= 0 || in.long() {
+		wait = patience
+		if in.idle > 0 {
+			in.work.Signal()
+		} else {
+			in.hands++
+			in.idle++
+			in.group.Add(1)
+			go in.hand(ctx) // ended by closed
+		}
+	}
+	timer := time.AfterFunc(wait, in.more.Signal)
+	in.more.Wait()
+	timer.Stop()
 }
 
 // long reports whether the queue is worth another goroutine.
@@ -139,22 +160,14 @@ func (in *Inlet) long() bool {
 	return left > 0 && (in.hands == 0 || in.last == 0 || time.Duration(left)*in.service > handleTarget)
 }
 
-// help wakes or wishes for one more handling goroutine where that pays.
-func (in *Inlet) help() {
-	switch {
-	case !in.long():
-	case in.idle > 0:
-		in.work.Signal()
-	default:
-		in.more.Signal()
-	}
-}
-
 // hand takes records and gives them to the handler, over and over.
 func (in *Inlet) hand(ctx context.Context) {
 	defer in.group.Done()
 	b := Batch{outlet: in.cfg.Outlet}
 	for in.take(&b) {
+		if b.Len() == 0 {
+			continue // what came was broken
+		}
 		for i := range b.Records {
 			r := &b.Records[i]
 			r.ID.Sum = xxh3.Hash(r.Body)
@@ -184,26 +197,34 @@ func (in *Inlet) handle(ctx context.Context, b *Batch) (err error) {
 func (in *Inlet) take(b *Batch) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	b.reset()
 	for !in.closed && (len(in.queue) == 0 || in.busy >= in.cfg.Capacity && !in.cfg.Serial) {
 		if len(in.queue) == 0 && in.busy == 0 {
 			in.starved()
 		}
 		in.work.Wait()
 	}
-	in.idle--
 	if in.closed {
 		return false
 	}
 	now := time.Now()
-	b.reset()
 	records, bytes := in.portion()
 	for len(in.queue) > 0 && len(b.Records) < records && b.bytes < bytes {
 		if !in.takeFrom(in.queue[0], b, records, bytes, now) {
 			break
 		}
 	}
-	in.busy += len(b.Records)
-	in.help()
+	if len(b.Records) > 0 {
+		in.idle--
+		in.busy += len(b.Records)
+	}
+	switch {
+	case !in.long():
+	case in.idle > 0:
+		in.work.Signal()
+	default:
+		in.more.Signal()
+	}
 	return true
 }
 
@@ -253,6 +274,7 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 		in.credit.waited(now.Sub(bl.at), in.last, now)
 	}
 	if bl.left == 0 {
+		r.spent = r.spent || taken > 0 && bl.batch.Spent
 		in.queue = append(in.queue[:0], in.queue[1:]...)
 		bl.release(in.cfg.Budget)
 		r.room <- struct{}{} // a flag, empty: the reader waits for it before its next block
@@ -395,12 +417,12 @@ func (in *Inlet) enqueue(bl *block) bool {
 		return false
 	}
 	bl.r.next += uint64(bl.left)
-	bl.r.spent = bl.r.spent || bl.batch.Spent
 	in.queue = append(in.queue, bl)
 	if in.idle > 0 {
 		in.work.Signal()
-	} else {
-		in.help()
+	}
+	if !in.overseen {
+		in.more.Signal()
 	}
 	return true
 }
@@ -409,7 +431,7 @@ func (in *Inlet) enqueue(bl *block) bool {
 func (in *Inlet) mark(m wire.Mark) {
 	in.mu.Lock()
 	old, ok := in.marks[m.Source]
-	fresh := !ok || old.Gen != m.Gen || old.Next < m.Next
+	fresh := !ok && len(in.marks) < sourcesMax || ok && (old.Gen != m.Gen || old.Next < m.Next)
 	if fresh {
 		in.marks[m.Source] = m
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,7 +13,7 @@ import (
 	"weir/topology"
 )
 
-// OutletConfig says what an outlet hands on. All fields but Share and Fail are needed.
+// OutletConfig says what an outlet hands on. Pipeline, Role, Edges and Budget are needed.
 type OutletConfig struct {
 	Pipeline string
 	Role     string
@@ -28,7 +27,6 @@ type OutletConfig struct {
 	// Fail is told once why the run must stop: a record failed too often, or a role can
 	// never work. It must not block.
 	Fail  func(reason string, exitCode int)
-	Log   *slog.Logger
 	Hooks *Hooks // nil but in the simulator
 
 	dropAcks bool // test hook: records are done with once written, as if nobody acked
@@ -44,6 +42,7 @@ type Outlet struct {
 	mu      sync.Mutex
 	edges   []*outEdge
 	waiters []chan struct{} // emitters without credit
+	pinned  int64           // bytes, by all senders and orphans
 	failed  bool            // the run must stop: what was nacked stays here
 }
 
@@ -52,23 +51,14 @@ type outEdge struct {
 	edge    topology.Edge
 	senders []*Sender
 	turn    int
-	orphans []orphan             // in our custody, without a link
-	marks   map[uint64]wire.Mark // the newest of each source, for new links
+	orphans []orphan             // in our custody, without a link: these go before new records
+	nacked  []orphan             // likewise, each for another node than the one that nacked it
+	marks   map[uint64]wire.Mark // the newest of each source
 
 	records, deliveries, redelivered uint64
 	firstRedelivered                 time.Time // when the first redelivered record was acked
 	latency                          histogram
 	inflight                         int // records in senders' windows
-}
-
-// orphan is a record whose link died, or that was nacked, until another link takes it. Its
-// chunk keeps its bytes, and stays charged.
-type orphan struct {
-	t     *tree
-	c     *chunk
-	rec   wire.Record // its slices are parts of the chunk
-	bytes int
-	avoid topology.NodeID // the node that nacked it
 }
 
 // NewOutlet makes an outlet without links.
@@ -116,100 +106,126 @@ func (o *Outlet) check(out *Out) error {
 // memory. What was handed on before an error stays so.
 func (o *Outlet) emit(ctx context.Context, items []item) error {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	for i := range items {
 		it := &items[i]
-		split := o.cfg.Send == topology.SendSplit
-		for k := range o.edges {
-			e := o.edges[k]
+		need := wire.RecordBytes(&it.rec)
+		for _, e := range o.edges {
 			if e.edge.Port != it.port {
 				continue
 			}
-			for !o.push(e, it, split) {
-				if err := o.wait(ctx); err != nil {
-					o.mu.Unlock()
-					return err
-				}
+			s, err := o.await(ctx, e, need)
+			if err != nil {
+				return err
 			}
-			if split {
+			o.push(s, it, need)
+			if o.split() {
 				break
 			}
 		}
 	}
-	o.mu.Unlock()
 	return nil
 }
+
+func (o *Outlet) split() bool { return o.cfg.Send == topology.SendSplit }
 
 // offer is emit for one item that never waits: all its edges take it, or none.
 func (o *Outlet) offer(it *item) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	split := o.cfg.Send == topology.SendSplit
 	need := wire.RecordBytes(&it.rec)
+	var links []*Sender
 	for _, e := range o.edges {
 		if e.edge.Port != it.port {
 			continue
 		}
-		if split {
-			if o.push(e, it, true) {
-				return nil
-			}
+		s := o.best(e, need)
+		if s == nil {
 			return ErrBusy
 		}
-		if len(e.orphans) > 0 || o.pick(e, need, "") == nil {
-			return ErrBusy
+		links = append(links, s)
+		if o.split() {
+			break
 		}
 	}
-	for _, e := range o.edges {
-		if e.edge.Port == it.port && !o.push(e, it, false) {
-			return ErrBusy // not reached: nothing was let go since the look above
-		}
+	for _, s := range links { // the second edge may go beyond the memory that both looked at
+		o.push(s, it, need)
 	}
 	return nil
 }
 
-// wait gives up mu until something was acked, written or connected.
-func (o *Outlet) wait(ctx context.Context) error {
-	ready := make(chan struct{}, 1) // a flag: wake never blocks
+// await returns a link for a record on edge e, when there is one.
+func (o *Outlet) await(ctx context.Context, e *outEdge, need int) (*Sender, error) {
+	for {
+		if s := o.best(e, need); s != nil {
+			return s, nil
+		}
+		freed := o.cfg.Budget.freed()
+		if s := o.best(e, need); s != nil { // memory may have come free in between
+			return s, nil
+		}
+		if err := o.wait(ctx, need, freed); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// wait gives up mu until something was acked, written or connected here, or, where the node's
+// memory is short, something of it came free after freed.
+func (o *Outlet) wait(ctx context.Context, need int, freed uint64) error {
+	ready := make(chan struct{}, 1) // a flag
 	o.waiters = append(o.waiters, ready)
+	o.cfg.Budget.await(ready, pendingBytes(need), freed)
 	o.mu.Unlock()
-	var err error
+	defer o.mu.Lock()
 	select {
 	case <-ready:
+		return nil
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		o.cfg.Budget.forget(ready)
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.waiters = slices.DeleteFunc(o.waiters, func(c chan struct{}) bool { return c == ready })
+		return context.Cause(ctx)
 	}
-	o.mu.Lock()
-	return err
 }
 
 // wake lets all waiting emitters look again.
 func (o *Outlet) wake() {
 	for _, ready := range o.waiters {
-		ready <- struct{}{}
+		raise(ready)
 	}
 	o.waiters = o.waiters[:0]
 }
 
-// push gives an item to the best link of e, with split to the best of all edges of e's port.
-// Records without a link go first.
-func (o *Outlet) push(e *outEdge, it *item, split bool) bool {
-	need := wire.RecordBytes(&it.rec)
-	var s *Sender
+// raise sets a flag, a channel of length 1.
+func raise(flag chan struct{}) {
+	select {
+	case flag <- struct{}{}:
+	default:
+	}
+}
+
+// best returns the best link of e, with split of all edges of e's port, that can take a record
+// of need bytes now. Where records wait for a link, these go first.
+func (o *Outlet) best(e *outEdge, need int) *Sender {
+	var best *Sender
 	for _, other := range o.edges {
-		if other != e && (!split || other.edge.Port != e.edge.Port) || len(other.orphans) > 0 {
+		if other != e && (!o.split() || other.edge.Port != e.edge.Port) || len(other.orphans) > 0 {
 			continue
 		}
-		if o := o.pick(other, need, ""); o != nil && (s == nil || o.untaken() < s.untaken()) {
-			s = o
+		if s := o.pick(other, need, ""); s != nil && (best == nil || s.untaken() < best.untaken()) {
+			best = s
 		}
 	}
-	if s == nil {
-		return false
-	}
+	return best
+}
+
+// push gives an item to a link.
+func (o *Outlet) push(s *Sender, it *item, need int) {
 	atomic.AddInt32(&it.t.left, 1)
 	s.e.records++
 	o.place(s, &it.rec, it.t, need)
-	return true
 }
 
 // pick returns the link of e with the fewest records not yet taken, among those that can take
@@ -220,7 +236,7 @@ func (o *Outlet) pick(e *outEdge, need int, avoid topology.NodeID) *Sender {
 	for k := range e.senders {
 		at := (e.turn + k) % len(e.senders)
 		s := e.senders[at]
-		others = others || s.peer != avoid
+		others = others || s.peer != avoid && !s.draining
 		if s.peer == avoid || !o.ready(s, need) || best != nil && s.untaken() >= best.untaken() {
 			continue
 		}
@@ -246,72 +262,27 @@ func (o *Outlet) ready(s *Sender, need int) bool {
 	if s.e.inflight == 0 {
 		return true // an edge may always have one record in flight
 	}
-	size := int64(chunkBytes(max(wire.BatchPrefix+need, wire.BatchBytes)))
+	size := pendingBytes(need)
 	if o.fits(s, size) {
 		return true
 	}
 	o.cfg.Hooks.sometimes("a window has no room for another chunk")
-	if s.live*2 < s.pinned {
+	if s.live*2 < s.pinned && s.pinned != s.packed {
 		o.cfg.Hooks.sometimes("chunks are packed")
 		s.pack()
 	}
 	return o.fits(s, size)
 }
 
+// pendingBytes is what a new pending chunk pins, for a first record of need bytes.
+func pendingBytes(need int) int64 {
+	return int64(chunkBytes(max(wire.BatchPrefix+need, wire.BatchBytes)))
+}
+
 // fits reports whether s may pin size bytes more.
 func (o *Outlet) fits(s *Sender, size int64) bool {
-	return (s.pinned+size <= windowBytes || s.win.records == 0) && o.cfg.Budget.held.Load()+size <= o.cfg.Share
-}
-
-// place appends a record to the pending chunk of s.
-func (o *Outlet) place(s *Sender, r *wire.Record, t *tree, need int) {
-	if s.pending == nil {
-		s.pending = o.cfg.Budget.chunks.get(max(wire.BatchPrefix+need, wire.BatchBytes))
-		o.charge(s, int64(cap(s.pending.buf)))
-		s.signal()
-	}
-	seq := s.win.next
-	bytes := s.pending.append(seq, r)
-	s.win.add(slot{t: t, c: s.pending, bytes: uint32(bytes)})
-	s.live += int64(bytes)
-	s.e.inflight++
-	s.e.deliveries++
-}
-
-// charge counts bytes pinned by s; negative gives back.
-func (o *Outlet) charge(s *Sender, bytes int64) {
-	s.pinned += bytes
-	o.cfg.Budget.held.Add(bytes)
-}
-
-// adopt moves orphans to links, as far as these have credit.
-func (o *Outlet) adopt(e *outEdge) {
-	n := 0
-	for ; n < len(e.orphans) && !o.failed; n++ {
-		or := &e.orphans[n]
-		need := wire.RecordBytes(&or.rec)
-		s := o.pick(e, need, or.avoid)
-		if s == nil {
-			o.cfg.Hooks.sometimes("a record without a link waits for one")
-			break
-		}
-		o.cfg.Hooks.sometimes("a record goes to another link")
-		o.place(s, &or.rec, or.t, need)
-		s.win.at(s.win.next - 1).again = true
-		e.redelivered++
-		o.dropOrphan(or)
-	}
-	e.orphans = slices.Delete(e.orphans, 0, n)
-}
-
-// dropOrphan frees the orphan's part of its chunk.
-func (o *Outlet) dropOrphan(or *orphan) {
-	c := or.c
-	c.live--
-	if c.live == 0 {
-		o.cfg.Budget.held.Add(-int64(cap(c.buf)))
-		o.cfg.Budget.chunks.put(c)
-	}
+	return (s.pinned+size <= windowBytes || s.win.records == 0) &&
+		o.pinned+size <= o.cfg.Share && o.cfg.Budget.held.Load()+size <= o.cfg.Budget.max
 }
 
 // Mark passes a low-water mark on; each link gets the newest of each source.
@@ -324,8 +295,7 @@ func (o *Outlet) Mark(m wire.Mark) {
 		}
 		e.marks[m.Source] = m
 		for _, s := range e.senders {
-			s.marks = append(s.marks, m)
-			s.signal()
+			s.mark(m.Source)
 		}
 	}
 }
@@ -335,20 +305,19 @@ func (o *Outlet) Writable() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range o.edges {
-		if len(e.orphans) > 0 || o.pick(e, 1, "") == nil {
+		if o.best(e, 1) == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// exitError gives the exit code that an error asks for, in a NACK.
-type exitError interface{ ExitCode() int }
+// ExitCode is the exit code that an error asks for by a method of that name, 0 for none.
 
-func exitCode(err error) uint64 {
-	var e exitError
+func ExitCode(err error) int {
+	var e interface{ ExitCode() int }
 	if errors.As(err, &e) {
-		return uint64(e.ExitCode())
+		return e.ExitCode()
 	}
 	return 0
 }
@@ -375,7 +344,7 @@ func (o *Outlet) Stats() []EdgeStats {
 	var all []EdgeStats
 	for _, e := range o.edges {
 		st := EdgeStats{
-			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans),
+			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + len(e.nacked),
 			Records: e.records, Deliveries: e.deliveries, Redelivered: e.redelivered,
 			FirstRedelivered: e.firstRedelivered, Latency: e.latency.counts,
 		}

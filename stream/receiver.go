@@ -108,7 +108,11 @@ func (r *Receiver) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.read(ctx) })      // ended by ctx or the deadline
 	g.Go(func() error { return r.writeAcks(ctx) }) // likewise
-	g.Go(func() error { return unblock(ctx, r.conn) })
+	g.Go(func() error {                            // ended by ctx
+		<-ctx.Done()
+		expire(r.conn)
+		return context.Cause(ctx)
+	})
 	return g.Wait()
 }
 
@@ -119,16 +123,9 @@ func (r *Receiver) fail(err error) { r.stop(err) }
 func (r *Receiver) read(ctx context.Context) error {
 	b := r.in.cfg.Budget
 	for {
-		head, err := r.br.Peek(wire.HeaderBytes)
+		t, n, err := peekHeader(r.br, r.in.cfg.RecordMax)
 		if err != nil {
-			if len(head) > 0 && errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
 			return fmt.Errorf("read link: %w", err)
-		}
-		t, n, err := wire.Header(head, r.in.cfg.RecordMax)
-		if err != nil {
-			return err
 		}
 		c := b.chunks.get(wire.HeaderBytes + n)
 		c.buf = c.buf[:wire.HeaderBytes+n]
@@ -228,14 +225,7 @@ func (r *Receiver) grant() {
 	r.mu.Lock()
 	r.credit.Taken, r.credit.Limit = r.taken, r.limit
 	r.mu.Unlock()
-	r.signal()
-}
-
-func (r *Receiver) signal() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	raise(r.wake)
 }
 
 // ack has the ack writer send that these are done with.
@@ -244,7 +234,7 @@ func (r *Receiver) ack(lo, hi uint64) {
 	r.mu.Lock()
 	r.ackedSeqs.add(lo, hi)
 	r.mu.Unlock()
-	r.signal()
+	raise(r.wake)
 }
 
 // handled has the ack writer send that the handler returned for this one.
@@ -252,12 +242,12 @@ func (r *Receiver) handled(seq uint64) {
 	r.mu.Lock()
 	r.handledSeqs.add(seq, seq+1)
 	r.mu.Unlock()
-	r.signal()
+	raise(r.wake)
 }
 
 // nack gives a record back to the sender.
 func (r *Receiver) nack(seq uint64, err error) {
-	n := wire.Nack{Seq: seq, Code: wire.CodeAttempt, Exit: exitCode(err), Reason: err.Error()}
+	n := wire.Nack{Seq: seq, Code: wire.CodeAttempt, Exit: uint64(ExitCode(err)), Reason: err.Error()}
 	var config *ConfigError
 	if errors.As(err, &config) {
 		n.Code = wire.CodeConfig
@@ -265,7 +255,7 @@ func (r *Receiver) nack(seq uint64, err error) {
 	r.mu.Lock()
 	r.nacks = append(r.nacks, n)
 	r.mu.Unlock()
-	r.signal()
+	raise(r.wake)
 }
 
 // writeAcks writes what there is to ack, as one write; while it blocks, more comes together.

@@ -101,8 +101,6 @@ const (
 	// RecordBytesMax is the most a record's body may hold unless its pipeline raises it, in
 	// bytes (DESIGN 6: small enough that a window holds several).
 	RecordBytesMax = 1 << 20
-	// recordBytesCeiling is what a pipeline may raise it to.
-	recordBytesCeiling = 64 << 20
 	// attemptsMax is how often a record may be blamed before its run stops.
 	attemptsMax = 3
 	// handleTarget is how long one hand-over of several records to a handler should take: long

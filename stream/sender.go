@@ -23,10 +23,6 @@ const (
 	readBytes = 64 << 10
 	// ackReadBytes is that of its ack direction, whose frames are small.
 	ackReadBytes = 4 << 10
-	// codedAlone is the most that packed records may take more than before, in bytes, since they
-	// are coded against others: each may have to name its source, seq and path, which the
-	// classes of buffers have room for; get grows beyond it.
-	codedAlone = 64
 	// creditAheadMax is the most a receiver may grant beyond what it took.
 	creditAheadMax = 1 << 20
 )
@@ -53,10 +49,11 @@ type Sender struct {
 	wake chan struct{} // a flag: something to write, or draining
 
 	win          window
-	pending      *chunk // being filled
-	marks        []wire.Mark
-	taken, limit uint64 // absolute, as the receiver said
-	pinned, live int64  // bytes of its chunks, and of the un-acked records in them
+	pending      *chunk   // being filled
+	marks        []uint64 // sources with a newer mark than was sent
+	taken, limit uint64   // absolute, as the receiver said
+	pinned, live int64    // bytes of its chunks, and of the un-acked records in them
+	packed       int64    // what was pinned when packing was last tried
 	draining     bool
 }
 
@@ -78,28 +75,40 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 		return fmt.Errorf("role %s has no edge %v", o.cfg.Role, h.Link.Edge)
 	}
 	r := bufio.NewReaderSize(conn, ackReadBytes)
+	stop := context.AfterFunc(ctx, func() { expire(conn) })
 	limit, err := o.greet(conn, r, h)
-	if err != nil {
-		return err
+	if !stop() || err != nil {
+		return errors.Join(context.Cause(ctx), err)
 	}
 	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: limit}
 	o.connect(s)
 	defer o.disconnect(s)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.readAcks(r) })       // ended by the deadline
-	g.Go(func() error { return s.write(ctx, drain) }) // ended by ctx or the deadline
-	g.Go(func() error { return unblock(ctx, conn) })
+	g.Go(func() error { return s.readAcks(r) }) // ended by the deadline
+	g.Go(func() error { return s.write(ctx) })  // ended by ctx or the deadline
+	g.Go(func() error {                         // ended by ctx
+		select {
+		case <-drain:
+			s.drain()
+			<-ctx.Done()
+		case <-ctx.Done():
+		}
+		expire(conn)
+		return context.Cause(ctx)
+	})
 	return g.Wait()
 }
 
-// unblock waits for ctx to be done and then lets all reads and writes on conn fail. A stream
-// must not be closed while it is written.
-func unblock(ctx context.Context, conn net.Conn) error {
-	<-ctx.Done()
-	if err := conn.SetDeadline(time.Unix(1, 0)); err != nil {
-		return err
-	}
-	return context.Cause(ctx)
+// expire lets all reads and writes on conn fail from now on: a stream must not be closed while
+// it is written.
+func expire(conn net.Conn) { _ = conn.SetDeadline(time.Unix(1, 0)) }
+
+// drain takes no more records.
+func (s *Sender) drain() {
+	s.o.mu.Lock()
+	defer s.o.mu.Unlock()
+	s.draining = true
+	raise(s.wake)
 }
 
 func (o *Outlet) edge(edge topology.Edge) *outEdge {
@@ -147,14 +156,7 @@ func (o *Outlet) greet(conn net.Conn, r *bufio.Reader, h Hello) (limit uint64, e
 
 // readFrame reads one frame; the body is in buf where that is large enough.
 func readFrame(r *bufio.Reader, buf []byte, recordMax int) (wire.Type, []byte, error) {
-	head, err := r.Peek(wire.HeaderBytes)
-	if err != nil {
-		if len(head) > 0 && errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return 0, nil, err
-	}
-	t, n, err := wire.Header(head, recordMax)
+	t, n, err := peekHeader(r, recordMax)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -168,64 +170,47 @@ func readFrame(r *bufio.Reader, buf []byte, recordMax int) (wire.Type, []byte, e
 	return t, body, nil
 }
 
+// peekHeader looks at the next frame's header; io.EOF where the stream ends between frames.
+func peekHeader(r *bufio.Reader, recordMax int) (t wire.Type, n int, err error) {
+	head, err := r.Peek(wire.HeaderBytes)
+	if len(head) > 0 && errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return wire.Header(head, recordMax)
+}
+
 func (o *Outlet) connect(s *Sender) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s.watch(EventOpen, 0, s.limit)
 	s.e.senders = append(s.e.senders, s)
-	for _, m := range s.e.marks {
-		s.marks = append(s.marks, m)
+	for source := range s.e.marks {
+		s.mark(source)
 	}
-	s.signal()
 	o.adopt(s.e)
 	o.wake()
 }
 
-// disconnect makes orphans of all that s has not had acked.
-func (o *Outlet) disconnect(s *Sender) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	s.watch(EventClose, 0, 0)
-	e := s.e
-	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
-	var seen *chunk
-	before := len(e.orphans)
-	for seq := s.win.base; seq < s.win.next; seq++ {
-		if c := s.win.at(seq).c; c != nil && c != seen {
-			seen = c // a chunk's records ascend, packed chunks too
-			c.each(func(seq uint64, r *wire.Record) bool {
-				if sl, ok := s.win.free(seq); ok {
-					e.orphans = append(e.orphans, orphan{t: sl.t, c: c, rec: *r, bytes: int(sl.bytes)})
-				}
-				return true
-			})
-		}
+// mark has the writer send the newest mark of a source.
+func (s *Sender) mark(source uint64) {
+	if !slices.Contains(s.marks, source) {
+		s.marks = append(s.marks, source)
 	}
-	e.inflight -= len(e.orphans) - before
-	o.adopt(e)
-	o.wake()
-}
-
-// signal tells the writer that there is something to write.
-func (s *Sender) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	raise(s.wake)
 }
 
 // untaken is the records sent that no handler has taken yet.
 func (s *Sender) untaken() uint64 { return s.win.next - s.taken }
 
 // write writes what is pending, never waiting for more.
-func (s *Sender) write(ctx context.Context, drain <-chan struct{}) error {
+func (s *Sender) write(ctx context.Context) error {
 	var frames []byte
 	for {
-		c, marks := s.next()
-		frames = frames[:0]
-		for _, m := range marks {
-			frames = m.Append(frames)
-		}
+		var c *chunk
+		c, frames = s.next(frames[:0])
 		if len(frames) > 0 {
 			if _, err := s.conn.Write(frames); err != nil {
 				return fmt.Errorf("write marks: %w", err)
@@ -248,87 +233,36 @@ func (s *Sender) write(ctx context.Context, drain <-chan struct{}) error {
 		}
 		select {
 		case <-s.wake:
-		case <-drain:
-			drain = nil
-			s.o.mu.Lock()
-			s.draining = true
-			s.o.mu.Unlock()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// next takes what is pending for the writer.
-func (s *Sender) next() (*chunk, []wire.Mark) {
+// next takes what is pending for the writer, and appends the marks that are due.
+func (s *Sender) next(frames []byte) (*chunk, []byte) {
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
-	marks := s.marks
-	s.marks = nil
+	for _, source := range s.marks {
+		frames = s.e.marks[source].Append(frames)
+	}
+	s.marks = s.marks[:0]
 	c := s.pending
 	if c != nil {
 		s.pending = nil
 		c.writing, c.at = true, time.Now()
 		c.finish(s.win.next >= s.limit)
 		s.watchSent(c)
-		s.o.wake() // there is room for a new chunk
+		s.o.adopt(s.e) // there is room for a new chunk
+		s.o.wake()
 	}
-	return c, marks
+	return c, frames
 }
 
 func (s *Sender) drained() bool {
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
 	return s.draining && s.win.records == 0
-}
-
-// wrote settles a chunk after its write: acked ones go, small ones move to a small buffer.
-func (s *Sender) wrote(c *chunk) {
-	s.o.mu.Lock()
-	defer s.o.mu.Unlock()
-	c.writing = false
-	if c.live > 0 && len(c.buf)*4 <= cap(c.buf) {
-		small := s.o.cfg.Budget.chunks.get(len(c.buf))
-		s.o.charge(s, int64(cap(small.buf)-cap(c.buf)))
-		c.buf, small.buf = append(small.buf[:0], c.buf...), c.buf
-		s.o.cfg.Budget.chunks.put(small)
-	}
-	s.settle(c)
-}
-
-// settle drops a chunk without live records.
-func (s *Sender) settle(c *chunk) {
-	if c.live == 0 && !c.writing && c != s.pending {
-		s.o.charge(s, -int64(cap(c.buf)))
-		s.o.cfg.Budget.chunks.put(c)
-	}
-}
-
-// pack copies what is live out of chunks of which less than a quarter is: one record that
-// takes long would otherwise pin a whole batch.
-func (s *Sender) pack() {
-	for seq := s.win.base; seq < s.win.next; seq++ {
-		c := s.win.at(seq).c
-		if c == nil || c.writing || c == s.pending || c.liveBytes*4 >= cap(c.buf) {
-			continue
-		}
-		packed := s.o.cfg.Budget.chunks.get(wire.BatchPrefix + c.liveBytes + codedAlone)
-		if cap(packed.buf) >= cap(c.buf) {
-			continue
-		}
-		packed.at = c.at
-		s.o.charge(s, int64(cap(packed.buf)-cap(c.buf)))
-		c.each(func(seq uint64, r *wire.Record) bool {
-			if seq >= s.win.base && s.win.at(seq).c == c {
-				sl := s.win.at(seq)
-				s.live -= int64(sl.bytes)
-				sl.c, sl.bytes = packed, uint32(packed.append(seq, r))
-				s.live += int64(sl.bytes)
-			}
-			return true
-		})
-		s.o.cfg.Budget.chunks.put(c)
-	}
 }
 
 // readAcks reads the reverse direction; it never waits for a write.
@@ -369,7 +303,8 @@ func (s *Sender) readAcks(r *bufio.Reader) error {
 func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 	o := s.o
 	o.mu.Lock()
-	if n := len(a.Acked); a.Taken > s.win.next || n > 0 && a.Acked[n-1].Hi > s.win.next || a.Limit > a.Taken+creditAheadMax {
+	sent := s.sent()
+	if n := len(a.Acked); a.Taken > sent || n > 0 && a.Acked[n-1].Hi > sent || a.Limit > a.Taken+creditAheadMax {
 		o.mu.Unlock()
 		return nil, fmt.Errorf("ack of records that were never sent: %w", wire.ErrBad)
 	}
@@ -386,7 +321,7 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 	}
 	o.adopt(s.e)
 	if s.draining && s.win.records == 0 {
-		s.signal()
+		raise(s.wake)
 	}
 	o.wake()
 	o.mu.Unlock()
@@ -397,6 +332,14 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 	}
 	done.flush()
 	return trees, nil
+}
+
+// sent is the first link seq that the writer has not taken.
+func (s *Sender) sent() uint64 {
+	if s.pending != nil {
+		return s.pending.seqs[0]
+	}
+	return s.win.next
 }
 
 // handled notes how long the records of a range took from their write to a handler's return.
@@ -434,62 +377,4 @@ func (s *Sender) nacked(n wire.Nack) {
 	if reason := s.giveBack(n); reason != "" && s.o.cfg.Fail != nil {
 		s.o.cfg.Fail(reason, int(n.Exit))
 	}
-}
-
-// giveBack makes an orphan of a nacked record. The first time that one may not be tried again
-// it returns the reason.
-func (s *Sender) giveBack(n wire.Nack) (reason string) {
-	o := s.o
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	sl, ok := s.win.free(n.Seq)
-	if !ok {
-		return ""
-	}
-	o.cfg.Hooks.sometimes("a record is nacked")
-	s.e.inflight--
-	or := orphan{t: sl.t, c: sl.c, bytes: int(sl.bytes), avoid: s.peer}
-	sl.c.each(func(seq uint64, r *wire.Record) bool {
-		if seq == n.Seq {
-			or.rec = *r
-		}
-		return seq != n.Seq
-	})
-	o.copyOut(s, &or)
-	or.rec.Attempt++
-	s.e.orphans = append(s.e.orphans, or)
-	switch {
-	case o.failed:
-		return ""
-	case n.Code == wire.CodeConfig:
-		reason = fmt.Sprintf("role %s: %s", s.e.edge.To, n.Reason)
-	case or.rec.Attempt > attemptsMax:
-		o.cfg.Hooks.sometimes("a record has failed too often")
-		reason = fmt.Sprintf("role %s failed %d times on record %d of its source: %s", s.e.edge.To, attemptsMax, or.rec.Seq, n.Reason)
-	}
-	o.failed = reason != ""
-	o.adopt(s.e)
-	return reason
-}
-
-// copyOut gives an orphan a chunk of its own, since the rest of its old one stays with s.
-func (o *Outlet) copyOut(s *Sender, or *orphan) {
-	b := o.cfg.Budget
-	own := b.chunks.get(wire.BatchPrefix + wire.RecordBytes(&or.rec))
-	b.held.Add(int64(cap(own.buf)))
-	own.append(0, &or.rec)
-	old := slot{c: or.c, bytes: uint32(or.bytes)}
-	own.each(func(_ uint64, r *wire.Record) bool {
-		or.rec, or.c = *r, own
-		return false
-	})
-	s.drop(old)
-}
-
-// drop takes a record that left the window off its chunk.
-func (s *Sender) drop(sl slot) {
-	sl.c.live--
-	sl.c.liveBytes -= int(sl.bytes)
-	s.live -= int64(sl.bytes)
-	s.settle(sl.c)
 }

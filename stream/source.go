@@ -46,7 +46,8 @@ type Source struct {
 	past  uint64 // one more than the highest acked seq
 	acked uint64
 	lines uint64
-	done  bool
+	ended bool          // by the reader
+	done  bool          // and all of it is acked
 	room  chan struct{} // a flag: the low-water mark rose
 	moved chan struct{} // a flag: the same, for the marks
 }
@@ -100,23 +101,23 @@ func NewSource(cfg SourceConfig) *Source {
 	return &Source{cfg: cfg, room: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 }
 
-// Run reads until the reader ends and all records are acked (nil), the reader fails, or ctx
-// is done.
-func (s *Source) Run(ctx context.Context) error {
+// Run reads until the reader or reading, which descends from ctx, ends, and returns nil when all
+// that was read is acked; an error when the reader fails or ctx is done.
+func (s *Source) Run(ctx, reading context.Context) error {
 	s.watch(EventSource, 0)
 	g, ctx := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	g.Go(func() error {
 		defer close(finished)
-		if err := s.read(ctx); err != nil {
+		if err := s.read(ctx, reading); err != nil {
 			return err
 		}
 		if err := s.waitBelow(ctx, 0); err != nil {
 			return err
 		}
 		s.mu.Lock()
-		s.done = true
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		s.done = s.ended
 		return nil
 	})
 	g.Go(func() error { // ended by finished or ctx
@@ -127,14 +128,17 @@ func (s *Source) Run(ctx context.Context) error {
 }
 
 // read numbers what the reader returns and emits it.
-func (s *Source) read(ctx context.Context) error {
+func (s *Source) read(ctx, reading context.Context) error {
 	path := s.cfg.Outlet.path | 1 // a root is its parent's only output
 	var sl *slab
 	var marks []byte // positions are copied into it, many to one allocation
 	for used := rootsPerSlab; ; used++ {
-		out, mark, err := s.cfg.Reader.Next(ctx)
-		if errors.Is(err, io.EOF) {
+		out, mark, err := s.next(ctx, reading)
+		if errors.Is(err, io.EOF) || errors.Is(err, errStopped) {
 			s.abandon(sl, used)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ended = !errors.Is(err, errStopped)
 			return nil
 		}
 		if err != nil {
@@ -151,8 +155,8 @@ func (s *Source) read(ctx context.Context) error {
 		}
 		marks = append(marks, mark...)
 		seq, span := s.number(marks[len(marks)-len(mark):], &out)
-		if span > sourceSpan {
-			if err := s.waitBelow(ctx, sourceSpan); err != nil {
+		if span >= sourceSpan {
+			if err := s.waitBelow(ctx, sourceSpan-1); err != nil {
 				return err
 			}
 		}
@@ -174,6 +178,22 @@ func (s *Source) read(ctx context.Context) error {
 		done.done(items[0].t) // the handler's part of the count
 		done.flush()
 	}
+}
+
+// errStopped says that the reading was ended from outside.
+var errStopped = errors.New("the source was stopped")
+
+// next is the reader's Next. The end of reading ends the wait for a record, never the way of one
+// that was read.
+func (s *Source) next(ctx, reading context.Context) (Out, Mark, error) {
+	if reading.Err() != nil && ctx.Err() == nil {
+		return Out{}, nil, errStopped
+	}
+	out, mark, err := s.cfg.Reader.Next(reading)
+	if err != nil && reading.Err() != nil && ctx.Err() == nil {
+		err = errStopped
+	}
+	return out, mark, err
 }
 
 // abandon counts the trees of a slab that are not needed as done.
@@ -243,10 +263,11 @@ func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
+		ended := false
 		select {
 		case <-s.moved:
 		case <-finished:
-			return
+			ended = true // the last mark may be before us
 		case <-ctx.Done():
 			return
 		}
@@ -258,6 +279,9 @@ func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
 		s.mu.Unlock()
 		s.watch(EventMark, m.Next)
 		s.cfg.Outlet.Mark(m)
+		if ended {
+			return
+		}
 		pause.Reset(markEvery)
 		select {
 		case <-pause.C:

@@ -1,0 +1,228 @@
+package stream
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"weir/stream/wire"
+	"weir/topology"
+)
+
+// excerptBytes is how much of a record the reason of a failure quotes.
+const excerptBytes = 60
+
+// orphan is a record whose link died, or that was nacked, until another link takes it. Its
+// chunk keeps its bytes, and stays charged.
+type orphan struct {
+	t     *tree
+	c     *chunk
+	rec   wire.Record     // its slices are parts of the chunk
+	avoid topology.NodeID // the node that nacked it
+}
+
+// charge counts bytes that s pins more, or less.
+func (o *Outlet) charge(s *Sender, bytes int64) {
+	s.pinned += bytes
+	o.pin(bytes)
+}
+
+// pin counts bytes that the outlet pins more, or less.
+func (o *Outlet) pin(bytes int64) {
+	o.pinned += bytes
+	o.cfg.Budget.add(bytes)
+}
+
+// place appends a record to the pending chunk of s.
+func (o *Outlet) place(s *Sender, r *wire.Record, t *tree, need int) {
+	if s.pending == nil {
+		s.pending = o.cfg.Budget.chunks.get(max(wire.BatchPrefix+need, wire.BatchBytes))
+		o.charge(s, int64(cap(s.pending.buf)))
+		raise(s.wake)
+	}
+	bytes := s.pending.append(s.win.next, r)
+	s.win.add(slot{t: t, c: s.pending, bytes: uint32(bytes)})
+	s.live += int64(bytes)
+	s.e.inflight++
+	s.e.deliveries++
+}
+
+// wrote settles a chunk after its write: acked ones go, small ones move to a small buffer.
+func (s *Sender) wrote(c *chunk) {
+	s.o.mu.Lock()
+	defer s.o.mu.Unlock()
+	c.writing = false
+	if c.live > 0 && len(c.buf)*4 <= cap(c.buf) {
+		small := s.o.cfg.Budget.chunks.get(len(c.buf))
+		s.o.charge(s, int64(cap(small.buf)-cap(c.buf)))
+		c.buf, small.buf = append(small.buf[:0], c.buf...), c.buf
+		s.o.cfg.Budget.chunks.put(small)
+	}
+	s.settle(c)
+	s.o.wake()
+}
+
+// settle drops a chunk without live records.
+func (s *Sender) settle(c *chunk) {
+	if c.live == 0 && !c.writing && c != s.pending {
+		s.o.charge(s, -int64(cap(c.buf)))
+		s.o.cfg.Budget.chunks.put(c)
+	}
+}
+
+// drop takes a record that left the window off its chunk.
+func (s *Sender) drop(sl slot) {
+	sl.c.live--
+	sl.c.liveBytes -= int(sl.bytes)
+	s.live -= int64(sl.bytes)
+	s.settle(sl.c)
+}
+
+// pack copies what is live out of chunks of which less than a quarter is: one record that
+// takes long would otherwise pin a whole batch.
+func (s *Sender) pack() {
+	for seq := s.win.base; seq < s.win.next; seq++ {
+		c := s.win.at(seq).c
+		if c == nil || c.writing || c == s.pending || c.liveBytes*4 >= cap(c.buf) ||
+			chunkBytes(wire.BatchPrefix+c.liveBytes) >= cap(c.buf) {
+			continue
+		}
+		packed := s.o.cfg.Budget.chunks.get(wire.BatchPrefix + c.liveBytes)
+		packed.at = c.at
+		c.each(func(seq uint64, r *wire.Record) bool {
+			if seq < s.win.base || s.win.at(seq).c != c {
+				return true
+			}
+			sl := s.win.at(seq)
+			s.live -= int64(sl.bytes) // it may take more now, coded against another
+			sl.c, sl.bytes = packed, uint32(packed.append(seq, r))
+			s.live += int64(sl.bytes)
+			return true
+		})
+		s.o.charge(s, int64(cap(packed.buf)-cap(c.buf)))
+		s.o.cfg.Budget.chunks.put(c)
+	}
+	s.packed = s.pinned
+}
+
+// disconnect makes orphans of all that s has not had acked.
+func (o *Outlet) disconnect(s *Sender) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s.watch(EventClose, 0, 0)
+	e := s.e
+	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
+	for seq := s.win.base; seq < s.win.next; seq++ {
+		c := s.win.at(seq).c
+		if c == nil {
+			continue
+		}
+		c.each(func(seq uint64, r *wire.Record) bool { // all of it at once: it is decoded in order
+			if sl, ok := s.win.free(seq); ok {
+				e.orphans = append(e.orphans, orphan{t: sl.t, c: c, rec: *r})
+				e.inflight--
+			}
+			return true
+		})
+	}
+	o.adopt(e)
+	o.wake()
+}
+
+// adopt moves orphans to links, as far as these can take them. One that must avoid a node holds
+// up no other.
+func (o *Outlet) adopt(e *outEdge) {
+	if o.failed {
+		return
+	}
+	n := 0
+	for n < len(e.orphans) && o.adoptOne(e, &e.orphans[n]) {
+		n++
+	}
+	e.orphans = slices.Delete(e.orphans, 0, n)
+	e.nacked = slices.DeleteFunc(e.nacked, func(or orphan) bool { return o.adoptOne(e, &or) })
+}
+
+func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
+	need := wire.RecordBytes(&or.rec)
+	s := o.pick(e, need, or.avoid)
+	if s == nil {
+		o.cfg.Hooks.sometimes("a record without a link waits for one")
+		return false
+	}
+	o.cfg.Hooks.sometimes("a record goes to another link")
+	o.place(s, &or.rec, or.t, need)
+	s.win.at(s.win.next - 1).again = true
+	e.redelivered++
+	if or.c.live--; or.c.live == 0 {
+		o.pin(-int64(cap(or.c.buf)))
+		o.cfg.Budget.chunks.put(or.c)
+	}
+	return true
+}
+
+// giveBack makes an orphan of a nacked record. The first time that one may not be tried again
+// it returns the reason.
+func (s *Sender) giveBack(n wire.Nack) (reason string) {
+	o := s.o
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n.Seq >= s.sent() {
+		return ""
+	}
+	sl, ok := s.win.free(n.Seq)
+	if !ok {
+		return ""
+	}
+	o.cfg.Hooks.sometimes("a record is nacked")
+	s.e.inflight--
+	or := o.copyOut(sl, n.Seq)
+	s.drop(sl)
+	or.avoid = s.peer
+	or.rec.Attempt++
+	s.e.nacked = append(s.e.nacked, or)
+	switch {
+	case o.failed:
+		return ""
+	case n.Code == wire.CodeConfig:
+		reason = fmt.Sprintf("role %s: %s", s.e.edge.To, n.Reason)
+	case or.rec.Attempt > attemptsMax:
+		o.cfg.Hooks.sometimes("a record has failed too often")
+		reason = fmt.Sprintf("role %s failed %d times on record %d of its source, %s: %s", s.e.edge.To, attemptsMax, or.rec.Seq, excerpt(or.rec.Body), n.Reason)
+	}
+	o.failed = reason != ""
+	o.adopt(s.e)
+	o.wake()
+	return reason
+}
+
+// excerpt is the first line of a body, quoted, as far as a person needs it to find the record.
+func excerpt(body []byte) string {
+	line, _, more := bytes.Cut(body, []byte{'\n'})
+	if len(line) > excerptBytes {
+		line, more = line[:excerptBytes], true
+	}
+	if more {
+		return fmt.Sprintf("which begins %q", line)
+	}
+	return fmt.Sprintf("%q", line)
+}
+
+// copyOut makes an orphan with a chunk of its own, since the rest of its old one stays.
+func (o *Outlet) copyOut(sl slot, seq uint64) (or orphan) {
+	sl.c.each(func(at uint64, r *wire.Record) bool {
+		if at != seq {
+			return true
+		}
+		or.c = o.cfg.Budget.chunks.get(wire.BatchPrefix + wire.RecordBytes(r))
+		or.c.append(0, r)
+		return false
+	})
+	o.pin(int64(cap(or.c.buf)))
+	or.t = sl.t
+	or.c.each(func(_ uint64, r *wire.Record) bool {
+		or.rec = *r
+		return false
+	})
+	return or
+}
