@@ -121,7 +121,8 @@ func (d *director) step(i int, st step) error {
 
 // note puts a fault on the timeline: one that is over at once, or one whose end is to come.
 func (d *director) note(st step, met string, over bool) (row int) {
-	span := Span{Step: st.text, Text: st.text + met, From: d.net.now(), To: -1}
+	what, _, _ := strings.Cut(st.text, " for ") // its length is drawn
+	span := Span{Step: st.text, Text: what + met, From: d.net.now(), To: -1}
 	if over {
 		span.To = span.From
 	}

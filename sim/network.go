@@ -319,14 +319,17 @@ func (p *port) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		var late <-chan time.Time
 		if !deadline.IsZero() {
-			if !time.Now().Before(deadline) {
-				return 0, nil, os.ErrDeadlineExceeded
-			}
 			late = time.After(time.Until(deadline))
 		}
 		select {
-		case <-p.ready:
+		case <-p.closed:
+			return 0, nil, net.ErrClosed
+		default:
+		}
+		select {
+		case <-p.ready: // or the deadline moved
 		case <-late:
+			return 0, nil, os.ErrDeadlineExceeded
 		case <-p.closed:
 			return 0, nil, net.ErrClosed
 		}

@@ -43,7 +43,7 @@ const sampleEvery = 500 * time.Millisecond
 
 const (
 	// labelWide is what the words before the axis may take, in letters.
-	labelWide = 34
+	labelWide = 36
 	// axisLeast is the narrowest axis worth drawing, in columns.
 	axisLeast = 30
 	// faultRowsMax is how many faults are drawn; a chaotic run has more than a screen of them.
