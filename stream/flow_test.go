@@ -209,6 +209,8 @@ func TestFlow(t *testing.T) {
 		for _, o := range []*Outlet{tap, mid} {
 			if st := o.Stats()[0]; st.Inflight != 0 || st.CreditUsed != 0 || st.Records != n || st.Deliveries != n || st.Redelivered != 0 || st.Pinned != 0 {
 				t.Errorf("%s: %+v", o.cfg.Role, st)
+			} else if got := sum(st.Latency[:]); got != n {
+				t.Errorf("%s: %d latencies, want %d", o.cfg.Role, got, n)
 			}
 		}
 		if b.Held() != 0 {
@@ -216,6 +218,13 @@ func TestFlow(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+func sum(ns []uint64) (total uint64) {
+	for _, n := range ns {
+		total += n
+	}
+	return total
 }
 
 // F3, L1: links die at any moment; what was un-acked goes to others, and nothing is lost.
@@ -438,6 +447,10 @@ func TestGenerationsFence(t *testing.T) {
 		r.link(tap, "tap", "sink", sink, "n1")
 		if err := <-older.drained; err == nil {
 			t.Error("the older generation ended without an error")
+		}
+		synctest.Wait()
+		if c := sink.credit; len(sink.links) != 1 || c.links > 1 || c.unused > c.total+1 {
+			t.Errorf("with the newer generation: %d links, credit %+v", len(sink.links), c)
 		}
 		r.gen -= 2 // as one that was delayed
 		late := r.link(tap, "tap", "sink", sink, "n1")
