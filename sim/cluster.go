@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/node"
@@ -37,9 +38,8 @@ type cluster struct {
 	bug      stream.Bug
 	pipeline topology.Pipeline
 
-	ctx     context.Context // of all nodes
-	cancel  context.CancelCauseFunc
 	members []*member // in the order of their names in the scenario
+	founder *member   // its first start makes the cluster
 	broken  broken
 }
 
@@ -55,6 +55,7 @@ type member struct {
 	addr       netip.AddrPort
 	boots      int
 	life       *life // nil: nobody there
+	leaving    *life // the one before, which was told to leave
 	lives      sync.WaitGroup
 }
 
@@ -66,13 +67,13 @@ type life struct {
 	stop   context.CancelCauseFunc
 	pace   *pace
 	ended  chan struct{}
-	pauses int // steps that hold it now
+	pauses int         // steps that hold it now
+	cut    atomic.Bool // it was to leave and did not get to
 }
 
-func newCluster(ctx context.Context, s *Scenario, cfg Config, net *network, load *Workload, h *History) *cluster {
+func newCluster(s *Scenario, cfg Config, net *network, load *Workload, h *History) *cluster {
 	seed := cfg.Seed
 	c := &cluster{seed: seed, net: net, load: load, history: h, log: cfg.Log, bug: cfg.bug, pipeline: load.Pipeline()}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	for i := range uint64(4) { // 32 bytes
 		c.secret = binary.LittleEndian.AppendUint64(c.secret, mix(seed, i))
 	}
@@ -83,6 +84,10 @@ func newCluster(ctx context.Context, s *Scenario, cfg Config, net *network, load
 	}
 	for _, name := range s.nodeNames(bareName) {
 		c.place(name, "")
+	}
+	c.founder = c.members[0]
+	if last := c.members[len(c.members)-1]; last.role == "" { // as an operator would begin
+		c.founder = last
 	}
 	return c
 }
@@ -96,17 +101,9 @@ func (c *cluster) place(name, role string) *member {
 	return m
 }
 
-// founder is the member whose first start makes the cluster: one without a role, if there is one,
-// as an operator would begin with.
-func (c *cluster) founder() *member {
-	if last := c.members[len(c.members)-1]; last.role == "" {
-		return last
-	}
-	return c.members[0]
-}
-
 // start starts the node of a member that has none.
 func (c *cluster) start(m *member) error {
+	c.hurry(m)
 	m.boots++
 	id := topology.NodeID(m.name)
 	if m.boots > 1 {
@@ -116,7 +113,7 @@ func (c *cluster) start(m *member) error {
 		ID: id, Secret: c.secret, Log: c.log, Pipelines: []topology.Pipeline{c.pipeline},
 		Conn: c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
 	}
-	if m != c.founder() || m.boots > 1 {
+	if m != c.founder || m.boots > 1 {
 		cfg.Join = c.seeds(m)
 	}
 	pace := newPace()
@@ -127,7 +124,7 @@ func (c *cluster) start(m *member) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", id, err)
 	}
-	ctx, stop := context.WithCancelCause(c.ctx)
+	ctx, stop := context.WithCancelCause(context.Background()) // close ends it
 	l := &life{id: id, node: n, port: cfg.Conn.(*port), stop: stop, pace: pace, ended: make(chan struct{})}
 	m.life = l
 	c.history.Add(Event{Kind: EventStarted, Node: id, N: uint64(m.boots)})
@@ -154,7 +151,7 @@ func (b *broken) all() []error {
 
 // seeds are the addresses that a joining node is told: the founder's, and the first others'.
 func (c *cluster) seeds(m *member) (addrs []string) {
-	for _, other := range append([]*member{c.founder()}, c.members...) {
+	for _, other := range append([]*member{c.founder}, c.members...) {
 		addr := other.addr.String()
 		if other != m && !slices.Contains(addrs, addr) && len(addrs) < seedsMax {
 			addrs = append(addrs, addr)
@@ -175,12 +172,32 @@ func (c *cluster) kill(m *member) {
 // drain has a node leave in good order; it goes on until it has.
 func (c *cluster) drain(m *member) {
 	l := m.life
-	m.life = nil
+	m.life, m.leaving = nil, l
 	l.stop(context.Canceled)
 	m.lives.Go(func() { // ended by the node's end
 		<-l.ended
-		c.history.Add(Event{Kind: EventStopped, Node: l.id})
+		if !l.cut.Load() {
+			c.history.Add(Event{Kind: EventStopped, Node: l.id})
+		}
 	})
+}
+
+// hurry ends a node that still leaves, as who is tired of waiting does.
+func (c *cluster) hurry(m *member) {
+	l := m.leaving
+	m.leaving = nil
+	if l == nil {
+		return
+	}
+	select {
+	case <-l.ended:
+		return
+	default:
+	}
+	l.cut.Store(true)
+	c.history.Add(Event{Kind: EventKilled, Node: l.id})
+	l.port.crash()
+	_ = l.port.Close() // never fails; its node ends without a socket
 }
 
 // pause holds a node until resume was called as often.
@@ -203,11 +220,11 @@ func (c *cluster) resume(l *life) {
 // close kills all nodes and waits for them.
 func (c *cluster) close() {
 	for _, m := range c.members {
+		c.hurry(m)
 		if m.life != nil {
 			c.kill(m)
 		}
 	}
-	c.cancel(node.ErrKilled)
 	for _, m := range c.members {
 		m.lives.Wait()
 	}

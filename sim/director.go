@@ -67,7 +67,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // prepare plans the start of all nodes and all steps.
 func (d *director) prepare() {
-	founder := d.c.founder()
+	founder := d.c.founder
 	at := time.Duration(0)
 	for i, m := range append([]*member{founder}, d.c.members...) {
 		if i > 0 && m == founder {

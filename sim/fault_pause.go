@@ -28,7 +28,7 @@ func (p *port) resume() {
 		p.net.send(p, h.b, h.to)
 	}
 	p.held = nil
-	flag(p.ready)
+	raise(p.ready)
 }
 
 // hold keeps a packet that a paused node is about to send.

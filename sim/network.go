@@ -124,7 +124,7 @@ func (n *network) arrive(p *packet) {
 		to.in = append(to.in, p)
 		to.inBytes += len(p.b)
 		if !to.paused {
-			flag(to.ready)
+			raise(to.ready)
 		}
 	}
 }
@@ -209,7 +209,7 @@ func (n *network) push(p *packet) {
 	}
 	if p.due < n.next {
 		n.next = p.due
-		flag(n.wake)
+		raise(n.wake)
 	}
 }
 
@@ -363,7 +363,7 @@ func (p *port) SetReadDeadline(t time.Time) error {
 	p.net.mu.Lock()
 	p.deadline = t
 	p.net.mu.Unlock()
-	flag(p.ready)
+	raise(p.ready)
 	return nil
 }
 
@@ -373,8 +373,8 @@ func (p *port) SetWriteDeadline(time.Time) error { return nil } // it never wait
 func (p *port) SetReadBuffer(int) error          { return nil } // quic-go asks; receiveBytes it is
 func (p *port) SetWriteBuffer(int) error         { return nil }
 
-// flag raises a flag that somebody waits for, or will.
-func flag(c chan struct{}) {
+// raise raises a flag that somebody waits for, or will.
+func raise(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

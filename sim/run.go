@@ -108,7 +108,7 @@ func (r *run) run() error {
 	net.impose(delayFault{lanDelay, lanJitter}, scope{})
 	history := NewHistory()
 	load := newWorkload(s, r.cfg.Seed, history)
-	c := newCluster(ctx, s, r.cfg, net, load, history)
+	c := newCluster(s, r.cfg, net, load, history)
 	d := &director{s: s, c: c, net: net, timeline: &r.result.Timeline}
 	var carrier sync.WaitGroup
 	carrier.Go(func() { _ = net.run(ctx) }) // ended by cancel
