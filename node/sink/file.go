@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -22,7 +23,7 @@ import (
 func OpenFile(path string) (stream.Sink, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOCTTY, 0o666)
 	if err != nil {
-		return nil, fmt.Errorf("write the output: %w", err)
+		return nil, newDiskError(path, err)
 	}
 	s, err := newFile(f)
 	if err != nil {
@@ -36,7 +37,7 @@ func newFile(f *os.File) (stream.Sink, error) {
 	path := f.Name()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("write the output: %w", err)
+		return nil, newDiskError(path, err)
 	}
 	if !info.Mode().IsRegular() {
 		return &writer{w: f, name: path, closer: f}, nil
@@ -46,10 +47,10 @@ func newFile(f *os.File) (stream.Sink, error) {
 	}
 	// Emptied only now: until it is locked it may be another run's.
 	if err := f.Truncate(0); err != nil {
-		return nil, fmt.Errorf("empty the output: %w", err)
+		return nil, newDiskError(path, err)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("write the output: %w", err)
+		return nil, newDiskError(path, err)
 	}
 	return &file{f: f}, nil
 }
@@ -94,13 +95,22 @@ func (e *LockedError) Error() string { return e.Path + " is locked by another ru
 // ExitCode is EX_TEMPFAIL of sysexits.h: later it is free.
 func (e *LockedError) ExitCode() int { return 75 }
 
-// DiskError says that the disk did not take the output: it is full, or worse.
+// DiskError says that the output was not taken: its disk is full or read-only, or it has no
+// place there.
 type DiskError struct {
-	Path string
+	Path string // or the name of a Writer
 	Err  error
 }
 
-func (e *DiskError) Error() string { return fmt.Sprintf("write the output %s: %v", e.Path, e.Err) }
+// newDiskError makes a DiskError of what the system said, which names the path as well.
+func newDiskError(path string, err error) *DiskError {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return &DiskError{Path: path, Err: err}
+}
+
+func (e *DiskError) Error() string { return fmt.Sprintf("write %s: %v", e.Path, e.Err) }
 func (e *DiskError) Unwrap() error { return e.Err }
 
 // ExitCode is EX_IOERR of sysexits.h.
@@ -131,7 +141,11 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 	}
 	if err != nil {
 		// None of it is acked, so none of it may stay if nothing follows.
-		return &DiskError{Path: s.f.Name(), Err: errors.Join(err, s.f.Truncate(s.size))}
+		disk := newDiskError(s.f.Name(), err)
+		if undo := s.f.Truncate(s.size); undo != nil {
+			disk.Err = fmt.Errorf("%w; what was written of it stays: %w", disk.Err, undo)
+		}
+		return disk
 	}
 	s.size = end
 	return nil

@@ -111,11 +111,12 @@ func TestFileIsReplacedWhenItIsFree(t *testing.T) {
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{
-		dir:           "write the output: open " + dir + ": is a directory",
-		dir + "/no/x": "write the output: open " + dir + "/no/x: no such file or directory",
+		dir:           "write " + dir + ": is a directory",
+		dir + "/no/x": "write " + dir + "/no/x: no such file or directory",
 	} {
-		if _, err := OpenFile(path); err == nil || err.Error() != want {
-			t.Errorf("error %v, want %s", err, want)
+		var disk *DiskError
+		if _, err := OpenFile(path); !errors.As(err, &disk) || err.Error() != want {
+			t.Errorf("error %v, want the DiskError %s", err, want)
 		}
 	}
 }
@@ -146,6 +147,9 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	var disk *DiskError
 	if !errors.As(failed, &disk) || !errors.Is(failed, syscall.EFBIG) || disk.ExitCode() != 74 {
 		t.Fatalf("error %v, want a DiskError of EFBIG", failed)
+	}
+	if want := "write " + path + ": file too large"; failed.Error() != want {
+		t.Errorf("error %q, want %q", failed, want)
 	}
 	if got, _ := os.ReadFile(path); string(got) != "kept\n" {
 		t.Errorf("the file holds %.40q", got)
@@ -179,13 +183,19 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// After a write that failed in part nothing more may follow its torn end.
+// After a write that failed in part nothing more may follow its torn end: the run stops at once,
+// with the disk's code.
 func TestWriterStaysBroken(t *testing.T) {
 	w := &failing{err: errors.New("line down")}
 	s := Writer(w, "the terminal")
 	for range 2 {
-		if err := s.Write(t.Context(), records("abc"), nil); err == nil || err.Error() != "write the terminal: line down" {
-			t.Errorf("error %v", err)
+		err := s.Write(t.Context(), records("abc"), nil)
+		if err == nil || err.Error() != "write the terminal: line down" || stream.ExitCode(err) != 74 {
+			t.Errorf("error %v with code %d", err, stream.ExitCode(err))
+		}
+		var config *stream.ConfigError
+		if !errors.As(err, &config) {
+			t.Errorf("error %v is tried again", err)
 		}
 	}
 	if w.calls != 1 {

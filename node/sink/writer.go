@@ -23,7 +23,8 @@ func (e *ReaderGone) ExitCode() int { return 141 }
 
 // Writer is a sink that writes to w, called name in errors. Nothing of it is durable: nil from
 // Write says that w has taken the records. A Write that w does not take blocks, whatever its
-// context. Close leaves w open.
+// context. Close leaves w open. A write that fails is a *DiskError; it wraps a
+// *stream.ConfigError, so that the run stops at once, since nothing can follow it.
 func Writer(w io.Writer, name string) stream.Sink { return &writer{w: w, name: name} }
 
 // writer is the sink of anything that is no regular file.
@@ -52,7 +53,9 @@ func (s *writer) Write(ctx context.Context, rs []stream.Record, _ []byte) error 
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		s.broken = &ReaderGone{Name: s.name}
 	case err != nil:
-		s.broken = fmt.Errorf("write %s: %w", s.name, err)
+		disk := newDiskError(s.name, err)
+		disk.Err = &stream.ConfigError{Err: disk.Err} // inside: the exit code stays the disk's
+		s.broken = disk
 	}
 	return s.broken
 }
