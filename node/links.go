@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"weir/stream"
@@ -88,6 +89,18 @@ func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *
 	if err != nil {
 		return err
 	}
+	var beats sync.WaitGroup
+	defer beats.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	beats.Go(func() { // ended by cancel
+		select {
+		case <-lr.drain:
+			// The keeper beats with the peers of the layout, and the layout has this link no more.
+			_ = n.mux.Beat(ctx, l.To, peer.Addr) // a dead peer's link breaks
+		case <-ctx.Done():
+		}
+	})
 	return rr.outlet.Serve(ctx, conn, stream.Hello{Link: l, Boot: n.self.Boot, Generation: generation, Epoch: s.Epoch}, lr.drain)
 }
 

@@ -151,3 +151,16 @@ func TestChaosHolds(t *testing.T) {
 		held(t, Run(Config{Scenario: parsed(t, "chaos", text, Shape{Nodes: 9}), Seed: c.seed}))
 	}
 }
+
+// Schedules that found a bug.
+func TestFoundBugs(t *testing.T) {
+	for name, text := range map[string]string{
+		// A node that left the roster died while its links drained: nobody beat with it any more, and
+		// its records waited for QUIC's idle timeout of 10 s.
+		"dies while it drains": "nodes 7\nrole work nodes 2\nrate 100\nlength 20s\nat 5s stall work-1 for 12s\nat 6s drain work-1 for 3s",
+	} {
+		t.Run(name, func(t *testing.T) {
+			held(t, Run(Config{Scenario: parsed(t, "found", text, Shape{}), Seed: 1}))
+		})
+	}
+}
