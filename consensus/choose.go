@@ -14,9 +14,9 @@ const VotersMax = 5
 
 // Change is one step towards the voters wanted; at most one field is set.
 type Change struct {
-	Add      topology.NodeID // give it a vote
-	Remove   topology.NodeID // take its vote
-	Transfer topology.NodeID // hand it the leadership: the leader is to lose its vote
+	Add      topology.NodeID   // give it a vote
+	Remove   topology.NodeID   // take its vote
+	Transfer []topology.NodeID // hand one of them the leadership, the best first: the leader is to lose its vote
 }
 
 // ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
@@ -67,12 +67,7 @@ func demote(s *State, self topology.NodeID, alive map[topology.NodeID]bool, want
 	if extra[0] != self {
 		return Change{Remove: extra[0]}
 	}
-	for _, id := range wanted {
-		if id != self && s.Votes(id) {
-			return Change{Transfer: id}
-		}
-	}
-	return Change{}
+	return Change{Transfer: slices.DeleteFunc(slices.Clone(wanted), func(id topology.NodeID) bool { return id == self || !s.Votes(id) })}
 }
 
 // rank returns the living nodes of the roster, the best voters first: by burden, then those that

@@ -61,7 +61,8 @@ var (
 const (
 	// lookEvery is how often Run looks after the vote when nothing wakes it.
 	lookEvery = 250 * time.Millisecond
-	// standWait is how long a vote that nobody lists is kept: several ticks of an orchestrator.
+	// standWait is how long a vote that nobody lists or feeds is kept: several ticks of an
+	// orchestrator.
 	standWait = 10 * time.Second
 	// leadAgain is how long a new leader waits for its first entry before it proposes another.
 	leadAgain = time.Second
@@ -215,7 +216,7 @@ func (c *Consensus) lookAfterVote(now time.Time) error {
 		v.listed = true
 	case v.listed:
 		return c.unvote("the others took it")
-	case now.Sub(v.since) > standWait && !v.configured():
+	case v.idle(now) > standWait && !v.votes():
 		return c.unvote("nobody asked for it again")
 	}
 	if term := v.raft.CurrentTerm(); v.elected() && s.Term < term && (term > v.proposedTerm || now.Sub(v.proposed) > leadAgain) {
@@ -291,7 +292,7 @@ func (c *Consensus) age(now time.Time) time.Duration {
 	v, heard := c.voter, c.heard
 	c.mu.Unlock()
 	if v != nil {
-		if v.elected() {
+		if c.IsLeader() {
 			return 0
 		}
 		if last := v.raft.LastContact(); last.After(heard) {

@@ -15,15 +15,20 @@ import (
 const (
 	// changeWait is how long a change of voters may wait for its turn at raft.
 	changeWait = time.Second
-	// catchUpWait is how long a new voter may take to get what the others have.
-	catchUpWait = 5 * time.Second
+	// catchUpWait is how long a new voter may take to get what the others have. One that needs
+	// longer goes on without a vote, and is asked again later.
+	catchUpWait = 2 * time.Second
 	// catchUpAgain is the pause before it is asked again.
 	catchUpAgain = 20 * time.Millisecond
+	// handOverWait is how long the next leader may take to get what we have, and then to be
+	// elected: as long as the voters wait for a leader that died.
+	handOverWait = electionTimeout
 )
 
-// AddVoter makes a node a voter: the node starts raft, the voters are told, and the node has
-// caught up when AddVoter returns nil. Only the leader can; prev is the ConfigIndex the decision
-// was made on, and nothing is changed if it is no longer current.
+// AddVoter makes a node a voter: the node starts raft, gets the log without a vote, and then the
+// vote: a node that dies on the way takes no quorum with it. Only the leader can; prev is the
+// ConfigIndex the decision was made on, and nothing is changed if it is no longer current. When
+// it returns nil, State lists the voter.
 func (c *Consensus) AddVoter(ctx context.Context, n topology.Node, prev uint64) error {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
@@ -36,26 +41,66 @@ func (c *Consensus) AddVoter(ctx context.Context, n topology.Node, prev uint64) 
 	if nodeOf(id) != n.ID {
 		return fmt.Errorf("add voter %s: it stands as %s", n.ID, id)
 	}
-	f := v.raft.AddVoter(id, raft.ServerAddress(n.Addr), prev, changeWait)
-	if err := f.Error(); err != nil {
+	if prev, err = c.dropLearners(ctx, v, id, prev); err != nil {
 		return fmt.Errorf("add voter %s: %w", id, err)
 	}
-	return c.awaitCaughtUp(ctx, n, f.Index())
+	addr := raft.ServerAddress(n.Addr)
+	if prev, err = c.await(ctx, v.raft.AddNonvoter(id, addr, prev, changeWait)); err != nil {
+		return fmt.Errorf("add voter %s: teach it: %w", id, err)
+	}
+	if err := c.awaitCaughtUp(ctx, n, id, prev, catchUpWait); err != nil {
+		return fmt.Errorf("add voter %s: %w", id, err)
+	}
+	if _, err = c.await(ctx, v.raft.AddVoter(id, addr, prev, changeWait)); err != nil {
+		return fmt.Errorf("add voter %s: %w", id, err)
+	}
+	return nil
 }
 
-// awaitCaughtUp waits until a new voter has applied index. Until then it only seems to make the
+// dropLearners forgets the servers that once were to be voters and did not get that far, but
+// keep. It returns the ConfigIndex after that.
+func (c *Consensus) dropLearners(ctx context.Context, v *voter, keep raft.ServerID, prev uint64) (uint64, error) {
+	f := v.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return 0, err
+	}
+	for _, s := range f.Configuration().Servers {
+		if s.Suffrage == raft.Voter || s.ID == keep {
+			continue
+		}
+		var err error
+		if prev, err = c.await(ctx, v.raft.RemoveServer(s.ID, prev, changeWait)); err != nil {
+			return 0, fmt.Errorf("forget %s, which did not catch up: %w", s.ID, err)
+		}
+	}
+	return prev, nil
+}
+
+// await waits for a change of servers, until State has it too, and returns its index.
+func (c *Consensus) await(ctx context.Context, f raft.IndexFuture) (uint64, error) {
+	if err := f.Error(); err != nil {
+		return 0, err
+	}
+	_, err := c.Wait(ctx, f.Index()-1)
+	return f.Index(), err
+}
+
+// awaitCaughtUp waits until a server has applied index. A voter that lags only seems to make the
 // others dispensable: raft hands it the leadership with an empty log, and nobody leads.
-func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, index uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, id raft.ServerID, index uint64, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		_, applied, err := c.askToStand(ctx, n)
-		if err == nil && applied >= index {
+		stands, applied, err := c.askToStand(ctx, n)
+		switch {
+		case err == nil && stands != id:
+			return fmt.Errorf("it stands anew, as %s", stands)
+		case err == nil && applied >= index:
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("new voter %s does not catch up: it has applied %d of %d (%v)", n.ID, applied, index, err)
+			return fmt.Errorf("it does not catch up within %v: it has applied %d of %d (%v)", wait, applied, index, err)
 		case <-time.After(catchUpAgain):
 		}
 	}
@@ -63,39 +108,54 @@ func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, index ui
 
 // RemoveVoter takes a node's vote; prev is as for AddVoter. The leader should not remove itself:
 // it hands leadership on before.
-func (c *Consensus) RemoveVoter(_ context.Context, id topology.NodeID, prev uint64) error {
+func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
 		return fmt.Errorf("remove voter %s: %w", id, ErrNotLeader)
 	}
-	for _, s := range c.State().Servers {
-		if s.Node() != id {
-			continue
-		}
-		if err := v.raft.RemoveServer(raft.ServerID(s.ID), prev, changeWait).Error(); err != nil {
-			return fmt.Errorf("remove voter %s: %w", s.ID, err)
-		}
-		return nil
+	s, ok := c.State().server(id)
+	if !ok {
+		return fmt.Errorf("remove voter %s: it is none", id)
 	}
-	return fmt.Errorf("remove voter %s: it is none", id)
+	if _, err := c.await(ctx, v.raft.RemoveServer(raft.ServerID(s.ID), prev, changeWait)); err != nil {
+		return fmt.Errorf("remove voter %s: %w", s.ID, err)
+	}
+	return nil
 }
 
-// TransferLeadership makes another voter the leader.
-func (c *Consensus) TransferLeadership(_ context.Context, to topology.NodeID) error {
+// TransferLeadership makes another voter the leader, within two election timeouts or not at all.
+//
+// It is not raft's own transfer, which refuses every entry until its last call to the next
+// leader has ended: 15 s were measured where that one had died. We see that the voter lives and
+// has our log, tell it to stand at once, and lead on if it does not. An entry that comes between
+// makes it lose that election, no more.
+func (c *Consensus) TransferLeadership(ctx context.Context, to topology.NodeID) error {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
 		return fmt.Errorf("transfer leadership to %s: %w", to, ErrNotLeader)
 	}
-	for _, s := range c.State().Servers {
-		if s.Node() != to {
-			continue
-		}
-		if err := v.raft.LeadershipTransferToServer(raft.ServerID(s.ID), raft.ServerAddress(s.Addr)).Error(); err != nil {
-			return fmt.Errorf("transfer leadership to %s: %w", s.ID, err)
-		}
-		return nil
+	s, ok := c.State().server(to)
+	if !ok {
+		return fmt.Errorf("transfer leadership to %s: it is no voter", to)
 	}
-	return fmt.Errorf("transfer leadership to %s: it is no voter", to)
+	id := raft.ServerID(s.ID)
+	if err := c.awaitCaughtUp(ctx, topology.Node{ID: to, Addr: s.Addr}, id, v.raft.LastIndex(), handOverWait); err != nil {
+		return fmt.Errorf("transfer leadership to %s: %w", id, err)
+	}
+	if err := v.trans.TimeoutNow(id, raft.ServerAddress(s.Addr), v.trans.standNow(), &raft.TimeoutNowResponse{}); err != nil {
+		return fmt.Errorf("transfer leadership to %s: %w", id, err)
+	}
+	for until := time.Now().Add(handOverWait); v.elected(); {
+		if time.Now().After(until) {
+			return fmt.Errorf("transfer leadership to %s: it is not elected within %v", id, handOverWait)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("transfer leadership to %s: %w", id, ctx.Err())
+		case <-time.After(catchUpAgain):
+		}
+	}
+	return nil
 }
 
 // askToStand has a node start raft with an empty store, unless it runs, and returns how far it is.
@@ -165,7 +225,7 @@ func (c *Consensus) serveRaft(ctx context.Context, from topology.NodeID, in requ
 	if v == nil {
 		return response{Err: errNoVote.Error()}
 	}
-	return v.trans.serve(in, data)
+	return v.trans.serve(v.anonymous(in), data)
 }
 
 // standFor starts raft here because a voter asks for it.

@@ -110,6 +110,15 @@ func (s *State) Pipeline(name string) (Pipeline, bool) {
 	return s.Pipelines[i], true
 }
 
+// server returns the raft server by which a node votes.
+func (s *State) server(id topology.NodeID) (Server, bool) {
+	i := slices.IndexFunc(s.Servers, func(x Server) bool { return x.Node() == id })
+	if i < 0 {
+		return Server{}, false
+	}
+	return s.Servers[i], true
+}
+
 // Votes reports whether the node is a voter.
 func (s *State) Votes(id topology.NodeID) bool { return slices.Contains(s.Voters, id) }
 

@@ -148,8 +148,13 @@ func (t *transport) RequestPreVote(id raft.ServerID, a raft.ServerAddress, in *r
 }
 
 func (t *transport) TimeoutNow(id raft.ServerID, a raft.ServerAddress, in *raft.TimeoutNowRequest, out *raft.TimeoutNowResponse) error {
-	r, err := t.call(id, a, callWait, request{Timeout: in}, nil)
+	r, err := t.call(id, a, handOverWait, request{Timeout: in}, nil)
 	return answer(out, r.Timeout, err)
+}
+
+// standNow is the word to stand for election at once.
+func (t *transport) standNow() *raft.TimeoutNowRequest {
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.id), Addr: []byte(t.addr)}}
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, in *raft.InstallSnapshotRequest, out *raft.InstallSnapshotResponse, data io.Reader) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 	}
 	if alone { // there is nobody to wait for: the word that hands leadership on makes it stand at once
 		trans.calls <- raft.RPC{
-			Command:  &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(addr)}},
+			Command:  trans.standNow(),
 			RespChan: make(chan raft.RPCResponse, 1), // nobody reads the answer
 		}
 	}
@@ -80,18 +81,44 @@ func (v *voter) close() error {
 // elected reports whether raft elected this voter.
 func (v *voter) elected() bool { return v.raft.State() == raft.Leader }
 
-// configured reports whether raft knows this server among its own, committed or not.
-func (v *voter) configured() bool {
-	f := v.raft.GetConfiguration()
-	if f.Error() != nil {
-		return false
-	}
-	for _, s := range f.Configuration().Servers {
-		if s.ID == v.id {
-			return true
+// anonymous takes the name from a call for votes.
+//
+// raft refuses a vote to those that its own last list of voters lacks (raft.go requestVote). The
+// voters that outlive a leader may have two lists, one without a voter whose vote the others
+// need: they would never elect one. A vote counts by the list of the candidate, and who grants
+// it must not ask (Ongaro, Consensus: bridging theory and practice, 2014, section 4.1). That
+// nobody unlisted disturbs a leader, pre-vote sees to (section 4.2.3).
+func (v *voter) anonymous(in request) request {
+	switch {
+	case in.Vote != nil:
+		in.Vote.ID = nil // raft then does not look
+	case in.PreVote != nil:
+		in.PreVote.ID = nil // here it looks nevertheless
+		if f := v.raft.GetConfiguration(); f.Error() == nil {
+			for _, s := range f.Configuration().Servers {
+				if s.Suffrage == raft.Voter {
+					in.PreVote.ID = []byte(s.ID)
+				}
+			}
 		}
 	}
-	return false
+	return in
+}
+
+// votes reports whether raft here knows this server among the voters, committed or not.
+func (v *voter) votes() bool {
+	f := v.raft.GetConfiguration()
+	return f.Error() == nil && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
+		return s.ID == v.id && s.Suffrage == raft.Voter
+	})
+}
+
+// idle is for how long raft has been of no use here.
+func (v *voter) idle(now time.Time) time.Duration {
+	if last := v.raft.LastContact(); last.After(v.since) {
+		return now.Sub(last)
+	}
+	return now.Sub(v.since)
 }
 
 func raftConfig(id raft.ServerID, log *slog.Logger) *raft.Config {

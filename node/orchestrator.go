@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// lookEvery is how often the leader compares members and roster, and changes a voter: joins
-	// that come together make one entry.
+	// lookEvery is how often the leader compares members and roster: joins that come together
+	// make one entry.
 	lookEvery = 250 * time.Millisecond
 	// votersSettle is how long members and roster must stay the same before a voter is changed:
 	// nodes that start together are seen together. votersSettleMax is the longest it waits.
@@ -187,34 +187,48 @@ func (o *orchestrator) probe(ctx context.Context, lost []topology.Node, now time
 	return dead
 }
 
-// vote makes at most one change of voters.
+// vote changes voters one by one until they are as wanted, or a change fails: the fewer moments
+// there are with an even number of them, the fewer deaths can take the quorum.
 func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]member, now time.Time) {
-	s := o.ledger.State()
-	alive, left := o.presence(s, members, now)
 	target := o.target
 	if target == 0 {
 		target = votersDefault
 	}
-	c := consensus.ChooseVoters(s, o.self, alive, left, target)
-	var err error
-	switch {
-	case c.Add != "":
-		n, _ := s.Node(c.Add)
-		if err = o.voters.AddVoter(ctx, n, s.ConfigIndex); err != nil {
-			o.refused[c.Add] = now
+	for range 2 * consensus.VotersMax { // all of them new
+		s := o.ledger.State()
+		alive, left := o.presence(s, members, now)
+		switch c := consensus.ChooseVoters(s, o.self, alive, left, target); {
+		case c.Add != "":
+			n, _ := s.Node(c.Add)
+			if err := o.voters.AddVoter(ctx, n, s.ConfigIndex); err != nil {
+				o.log.Warn("voter not added, another is tried", "peer", c.Add, "err", err)
+				o.refused[c.Add] = now
+				return
+			}
+			o.log.Info("voter added", "peer", c.Add)
+		case c.Remove != "":
+			if err := o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex); err != nil {
+				o.log.Warn("voter not removed", "peer", c.Remove, "err", err)
+				return
+			}
+			o.log.Info("voter removed", "peer", c.Remove)
+		default:
+			o.handOver(ctx, c.Transfer)
+			return
 		}
-	case c.Remove != "":
-		err = o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex)
-	case c.Transfer != "":
-		err = o.voters.TransferLeadership(ctx, c.Transfer)
-	default:
-		return
 	}
-	if err != nil {
-		o.log.Warn("voters stay as they are", "err", err)
-		return
+}
+
+// handOver makes the first of them leader that takes it.
+func (o *orchestrator) handOver(ctx context.Context, to []topology.NodeID) {
+	for _, id := range to {
+		err := o.voters.TransferLeadership(ctx, id)
+		if err == nil {
+			o.log.Info("leadership handed over", "peer", id)
+			return
+		}
+		o.log.Debug("leadership not handed over, another is tried", "peer", id, "err", err)
 	}
-	o.log.Info("voters change", "add", c.Add, "remove", c.Remove, "transfer", c.Transfer)
 }
 
 // presence says who is alive and who left. Who answers is alive; who lately could not be made a
