@@ -11,8 +11,8 @@ import (
 type linkRules struct {
 	c     *check
 	quiet *quiet
-	lives []lifeSeen                 // by LifeID
-	open  map[receiverKey]*linkCount // accepted links
+	lives []lifeSeen                // by LifeID
+	roles map[receiverKey]*roleSeen // of receivers
 }
 
 // lifeSeen is one life of a link: what the sender and what the receiver did.
@@ -31,14 +31,19 @@ type receiverKey struct {
 	role string
 }
 
-type linkCount struct{ now, most uint64 }
+// roleSeen is what a role on a node grants over all its links.
+type roleSeen struct{ links, unused uint64 }
+
+// creditMax is the most that a role on a node grants; unused shares of links that fell silent may
+// come on top, up to as much again (stream/credit.go).
+const creditMax = 4096
 
 // deliveryMax is how long what one end says may be on its way to the other while nothing
 // disturbs them.
 const deliveryMax = time.Second
 
 func newLinkRules(c *check, q *quiet) *linkRules {
-	return &linkRules{c: c, quiet: q, open: make(map[receiverKey]*linkCount)}
+	return &linkRules{c: c, quiet: q, roles: make(map[receiverKey]*roleSeen)}
 }
 
 func (r *linkRules) see(e *Event) {
@@ -53,12 +58,14 @@ func (r *linkRules) see(e *Event) {
 	switch e.Kind {
 	case EventLinkAccept:
 		l.accepted, l.granted = true, e.M
-		count := r.count(e)
-		count.now++
-		count.most = max(count.most, count.now)
+		role := r.role(e)
+		role.links++
+		role.unused += e.M
 	case EventLinkEnd:
 		l.receiverOver = true
-		r.count(e).now--
+		role := r.role(e)
+		role.links--
+		role.unused -= l.granted - l.taken
 	case EventLinkOpen:
 		r.raise(e, l)
 	case EventLinkClose:
@@ -76,12 +83,13 @@ func (r *linkRules) see(e *Event) {
 	}
 }
 
-func (r *linkRules) count(e *Event) *linkCount {
+// role is the receiving role that an event is about.
+func (r *linkRules) role(e *Event) *roleSeen {
 	key := receiverKey{e.Node, r.c.h.Life(e.Life).Link.Edge.To}
-	if r.open[key] == nil {
-		r.open[key] = new(linkCount)
+	if r.roles[key] == nil {
+		r.roles[key] = new(roleSeen)
 	}
-	return r.open[key]
+	return r.roles[key]
 }
 
 // raise is the sender's hearing of a limit.
@@ -112,17 +120,17 @@ func (r *linkRules) taken(e *Event, l *lifeSeen) {
 	case e.M < l.granted:
 		r.violated("I4", e, "the receiver of %s takes its limit back from %d to %d", l.granted, e.M)
 	}
+	role := r.role(e)
+	role.unused += e.M - e.N - (l.granted - l.taken)
 	l.taken, l.granted = e.N, e.M
-	if e.N > 0 && e.M >= e.N && e.M-e.N < r.part(e.Life) {
-		r.violated("I7", e, "the receiver of %s lets %d records be sent: %d are its part", e.M-e.N, r.part(e.Life))
+	least := min(2*uint64(r.c.x.Capacity[r.c.h.Life(e.Life).Link.Edge.To]), creditMax)
+	switch most := 2*creditMax + role.links; {
+	case e.N == 0: // not taken: a link that has sent nothing was granted more
+	case role.unused < least:
+		r.violated("I7", e, "the receiver of %s lets %d records be sent over all its links: it has place for %d", role.unused, least)
+	case role.unused > most:
+		r.violated("I7", e, "the receiver of %s lets %d records be sent over all its links: %d are the most", role.unused, most)
 	}
-}
-
-// part is the least credit of a link that has sent: its equal part of the least that a role with
-// so many links grants, which is twice its capacity.
-func (r *linkRules) part(id LifeID) uint64 {
-	l := r.c.h.Life(id).Link
-	return max(1, 2*uint64(r.c.x.Capacity[l.Edge.To])/r.open[receiverKey{l.To, l.Edge.To}].most)
 }
 
 func (r *linkRules) done(e *Event, l *lifeSeen) {

@@ -157,8 +157,8 @@ const (
 	attemptsMax = 3
 	// edgeSlack is what an edge may have in flight beyond the node's memory, in bytes: a batch.
 	edgeSlack = 1 << 20
-	// sinkCapacity is half of the credit that a sink grants: stream gives it 4096.
-	sinkCapacity = 2048
+	// sinkCapacity is how many records a sink works on at once: stream gives it as much credit.
+	sinkCapacity = creditMax
 )
 
 // Expect is what the load and the product promise of a run.
