@@ -18,6 +18,9 @@ const (
 	proposeWait = 3 * time.Second
 	// proposeAgain is the pause between two rounds of looking.
 	proposeAgain = 50 * time.Millisecond
+	// proposeOpen is how long a node may take to answer at all: a leader that died is passed over
+	// before the others have elected one. A handshake and a greeting at 100 ms there and back.
+	proposeOpen = 500 * time.Millisecond
 	// proposeCall is the longest one node is asked to carry a proposal out.
 	proposeCall = time.Second
 )
@@ -104,7 +107,9 @@ func leaderFirst(s *State) []Server {
 func (c *Consensus) proposeAt(ctx context.Context, s Server, b []byte) (verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeCall)
 	defer cancel()
-	conn, err := c.net.Open(ctx, s.Node(), s.Addr, StreamPropose)
+	openCtx, opened := context.WithTimeout(ctx, proposeOpen)
+	conn, err := c.net.Open(openCtx, s.Node(), s.Addr, StreamPropose)
+	opened()
 	if err != nil {
 		return verdict{}, err
 	}

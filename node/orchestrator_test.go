@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -253,76 +252,6 @@ func TestToEvictWaitsForGossip(t *testing.T) {
 	}
 }
 
-// cable connects nodes by pipes; who is down breaks all of its own.
-type cable struct {
-	group sync.WaitGroup
-
-	mu    sync.Mutex
-	nodes map[string]*wired // by address
-	pipes map[net.Conn][2]string
-}
-
-type wired struct {
-	cable *cable
-	node  topology.Node
-	log   *consensus.Consensus
-	ctx   context.Context
-	down  func()
-}
-
-func (w *wired) Open(ctx context.Context, _ topology.NodeID, addr string, s consensus.Stream) (net.Conn, error) {
-	w.cable.mu.Lock()
-	defer w.cable.mu.Unlock()
-	to := w.cable.nodes[addr]
-	if to == nil || to.ctx.Err() != nil || w.ctx.Err() != nil {
-		return nil, errors.New("nobody is there")
-	}
-	ours, theirs := net.Pipe()
-	w.cable.pipes[ours] = [2]string{w.node.Addr, addr}
-	handle := map[consensus.Stream]func(context.Context, topology.NodeID, net.Conn){
-		consensus.StreamRaft: to.log.HandleRaft, consensus.StreamWatch: to.log.HandleWatch, consensus.StreamPropose: to.log.HandlePropose,
-	}[s]
-	w.cable.group.Go(func() { handle(to.ctx, w.node.ID, theirs) })
-	return ours, nil
-}
-
-func (w *cable) start(t *testing.T, b *bench, i int, roles ...string) *wired {
-	n := &wired{cable: w, node: topology.Node{ID: topology.NodeID(fmt.Sprintf("n%02d", i)), Boot: 1, Addr: fmt.Sprintf("10.0.0.%d:7411", i), Roles: roles}}
-	c := consensus.Config{Self: n.node, Net: n, Bootstrap: i == 1}
-	if i > 1 {
-		c.Seeds = []string{"10.0.0.1:7411"}
-	}
-	var err error
-	if n.log, err = consensus.New(c); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n.ctx = ctx
-	n.down = func() {
-		w.mu.Lock()
-		cancel()
-		for p, ends := range w.pipes {
-			if slices.Contains(ends[:], n.node.Addr) {
-				p.Close()
-				delete(w.pipes, p)
-			}
-		}
-		w.mu.Unlock()
-	}
-	w.mu.Lock()
-	w.nodes[n.node.Addr] = n
-	w.mu.Unlock()
-	o := &orchestrator{self: n.node.ID, members: b, ledger: n.log, voters: n.log, log: slog.New(slog.DiscardHandler)}
-	w.group.Go(func() {
-		if err := n.log.Run(ctx); err != nil {
-			t.Errorf("%s: %v", n.node.ID, err)
-		}
-	})
-	w.group.Go(func() { o.run(ctx) })
-	b.set(gossip.Member{ID: n.node.ID, Boot: 1, Addr: n.node.Addr, Roles: roles, State: gossip.StateAlive})
-	return n
-}
-
 func awaitState(t *testing.T, n *wired, limit time.Duration, what string, ok func(*consensus.State) bool) *consensus.State {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -343,7 +272,7 @@ func awaitState(t *testing.T, n *wired, limit time.Duration, what string, ok fun
 // there; a voter that dies is replaced.
 func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &cable{nodes: make(map[string]*wired), pipes: make(map[net.Conn][2]string)}
+		w := newCable()
 		b := new(bench)
 		p := topology.Pipeline{Name: "p", Roles: []topology.Role{
 			{Name: "fb", Kind: topology.KindEach}, {Name: "sink", Kind: topology.KindSink}, {Name: "tap", Kind: topology.KindTap}}}
@@ -369,7 +298,7 @@ func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
 		i := slices.IndexFunc(nodes, func(n *wired) bool { return n.node.ID == tap.log.State().Leader })
 		dead := nodes[i]
 		term, killed := tap.log.State().Term, time.Now()
-		dead.down()
+		dead.kill()
 		s = awaitState(t, tap, 5*time.Second, "under a new leader", func(s *consensus.State) bool { return s.Term > term })
 		if took := time.Since(killed); took > 2*time.Second {
 			t.Errorf("the tap sees a new leader after %v", took)
@@ -380,9 +309,6 @@ func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
 			return !there && len(s.Voters) == 3 && !s.Votes(dead.node.ID)
 		})
 		t.Logf("voters %v after %v", s.Voters, time.Since(killed))
-		for _, n := range nodes {
-			n.down()
-		}
-		w.group.Wait()
+		w.stop()
 	})
 }
