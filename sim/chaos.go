@@ -59,7 +59,7 @@ func Chaos(level Level, seed uint64) (string, error) {
 	fmt.Fprintf(b, "about chaos %s, drawn from seed %d\n", level, seed)
 	fmt.Fprintf(b, "length %v\n", chaosLength)
 	fmt.Fprintf(b, "rate %d\n", chaosRate)
-	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 2, 60), 16+r.IntN(49), r.Float64())
+	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 20, 150), 24+r.IntN(41), r.Float64())
 	fmt.Fprintf(b, "delay %v jitter %v\n", micros(r, 2*time.Millisecond), micros(r, h.jitter))
 	for _, bad := range []struct {
 		what string

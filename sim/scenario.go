@@ -75,7 +75,7 @@ const (
 	lengthDefault = 60 * time.Second
 	// takesDefault is the service time of a worker: that of a call over a network, and long
 	// enough that most faults meet records in hand.
-	takesDefault = 50 * time.Millisecond
+	takesDefault = 100 * time.Millisecond
 	// bareDefault is how many nodes have no role: the voters.
 	bareDefault = 3
 )

@@ -26,11 +26,11 @@ const recordBits = 40
 
 const (
 	// readEvery is how often a tap finds new records, as one that reads blocks of a file does.
-	// Virtual time costs by the packet: records one by one cost five times as much.
-	readEvery = 100 * time.Millisecond
+	// Virtual time costs by the packet: records one by one cost ten times as much.
+	readEvery = 200 * time.Millisecond
 	// takesGrains is how many service times there are from half to one and a half of the mean:
 	// what ends together is acked together.
-	takesGrains = 4
+	takesGrains = 2
 )
 
 // Workload is what the nodes of a run work on: numbered records from taps that read at a rate,
