@@ -59,27 +59,28 @@ func (r *deathRules) see(e *Event) {
 // judgeAll judges the deaths whose time is over.
 func (r *deathRules) judgeAll(now time.Duration) {
 	for len(r.deaths) > 0 && now > r.deaths[0].at+deathMax {
-		r.judge(r.deaths[0], deathMax, youngMax)
+		r.judge(r.deaths[0], deathMax, func(age time.Duration) bool { return age >= youngMax })
 		r.deaths = r.deaths[1:]
 	}
 	for len(r.young) > 0 && now > r.young[0].at+youngMax+deathMax {
-		r.judge(r.young[0], youngMax+deathMax, 0)
+		r.judge(r.young[0], youngMax+deathMax, func(age time.Duration) bool { return age >= 0 && age < youngMax })
 		r.young = r.young[1:]
 	}
 }
 
-// judge asks that the links to a dead node are gone after some time, of those that had some age
-// when it died.
-func (r *deathRules) judge(d death, after, age time.Duration) {
+// judge asks that the links to a dead node are gone after some time, of those that had such an
+// age when it died.
+func (r *deathRules) judge(d death, after time.Duration, such func(age time.Duration) bool) {
 	if since, down := r.down[d.node]; !down || since != d.at {
 		return
 	}
 	for id, opened := range r.open[d.node] {
 		from := r.c.h.Life(id).Link.From
-		if _, down := r.down[from]; down || opened > d.at-age {
+		if _, down := r.down[from]; down || !such(d.at-opened) {
 			continue
 		}
-		r.c.violated("F3", d.at+after, subject{lives: []LifeID{id}, from: d.at}, "%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), after)
+		r.c.violated("F3", d.at+after, subject{lives: []LifeID{id}, from: d.at},
+			"%s is still there %v after its receiver fell silent", r.c.h.lifeName(id), after)
 	}
 }
 

@@ -125,7 +125,7 @@ func (r *linkRules) taken(e *Event, l *lifeSeen) {
 	l.taken, l.granted = e.N, e.M
 	least := min(2*uint64(r.c.x.Capacity[r.c.h.Life(e.Life).Link.Edge.To]), creditMax)
 	switch most := 2*creditMax + role.links; {
-	case e.N == 0: // not taken: a link that has sent nothing was granted more
+	case e.N == 0, l.receiverOver: // it has sent nothing yet, or is not to send any more
 	case role.unused < least:
 		r.violated("I7", e, "the receiver of %s lets %d records be sent over all its links: it has place for %d", role.unused, least)
 	case role.unused > most:

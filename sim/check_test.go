@@ -1,0 +1,218 @@
+package sim
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/topology"
+)
+
+// The way of a record in these histories: source > work > sink.
+const (
+	tapNode  = topology.NodeID("source-1")
+	workNode = topology.NodeID("work-1")
+	sinkNode = topology.NodeID("sink-1")
+	part     = "source/source-1"
+	wholeWay = "source>work>sink"
+)
+
+// script makes a history: each step is an event, a time to go on by, or steps.
+type script struct {
+	h  History
+	at time.Duration
+}
+
+func (s *script) add(steps ...any) *script {
+	for _, step := range steps {
+		switch x := step.(type) {
+		case time.Duration:
+			s.at += x
+		case Event:
+			x.At = s.at
+			s.h.Add(x)
+		case []any:
+			s.add(x...)
+		}
+	}
+	return s
+}
+
+// life is the link of these histories in one generation.
+func (s *script) life(generation uint64) LifeID {
+	l := topology.Link{Pipeline: pipelineName, Edge: topology.Edge{From: "work", To: "sink"}, From: workNode, To: sinkNode}
+	return s.h.LifeID(Life{l, 1, generation})
+}
+
+func begins() []any {
+	var all []any
+	for _, id := range []topology.NodeID{tapNode, workNode, sinkNode} {
+		all = append(all, Event{Kind: EventStarted, Node: id})
+	}
+	return append(all, Event{Kind: EventOpened, Node: tapNode, Text: part, N: 1}, Event{Kind: EventSource, Node: tapNode, Record: 77, N: 5, Text: part})
+}
+
+func read(n uint64) Event  { return Event{Kind: EventRead, Node: tapNode, Text: part, Record: n} }
+func acked(n uint64) Event { return Event{Kind: EventAcked, Node: tapNode, Text: part, Record: n} }
+func mark(n uint64) Event {
+	return Event{Kind: EventMark, Node: tapNode, Text: part, Record: 77, N: 5, M: n}
+}
+func sunk(n uint64, path string) Event {
+	return Event{Kind: EventSunk, Node: sinkNode, Text: "sink", Record: n, Leaf: hash(path), N: 1}
+}
+
+func linkEvent(k EventKind, l LifeID, n, m uint64) Event {
+	id := sinkNode
+	if k <= EventFreed {
+		id = workNode
+	}
+	return Event{Kind: k, Node: id, Life: l, N: n, M: m}
+}
+
+// expected is what is asked of these histories.
+func expected() Expect {
+	return Expect{
+		Outcomes: map[string]outcome{"source": {all: []outcome{{all: []outcome{{path: wholeWay, leaf: hash(wholeWay)}}}}}},
+		Capacity: map[string]int{"work": 10, "sink": 10}, Attempts: 3, Memory: 1000, Settle: 10 * time.Second,
+	}
+}
+
+// Each rule must say so when its promise is broken, and nothing when it is kept.
+func TestRules(t *testing.T) {
+	const after = 11 * time.Second
+	s := new(script)
+	one, two := s.life(1), s.life(2)
+	open := []any{linkEvent(EventLinkAccept, one, 0, 1), linkEvent(EventLinkOpen, one, 0, 1)}
+	flows := []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}
+	state := func(id topology.NodeID, index, hash, log uint64) Event {
+		return Event{Kind: EventState, Node: id, N: index, State: &StateSeen{Index: index, Hash: hash, LogID: log}}
+	}
+	layout := func(id topology.NodeID, links ...LinkSeen) Event {
+		return Event{Kind: EventLayout, Node: id, N: 4, State: &StateSeen{Epoch: 4, Layout: links}}
+	}
+	link := LinkSeen{9, workNode, sinkNode}
+	elected := func(id topology.NodeID, term uint64) Event { return Event{Kind: EventElected, Node: id, N: term} }
+	node := func(k EventKind, id topology.NodeID) Event { return Event{Kind: k, Node: id} }
+	for _, test := range []struct {
+		name  string
+		steps []any
+		want  []string // rules, each once
+	}{
+		{"a record goes its way", []any{read(0), sunk(0, wholeWay), acked(0), mark(1), after}, nil},
+		{"acked before it is durable", []any{read(0), acked(0)}, []string{"I1"}},
+		{"acked and never read", []any{acked(3)}, []string{"I1"}},
+		{"written twice is allowed", []any{read(0), sunk(0, wholeWay), sunk(0, wholeWay), acked(0)}, nil},
+		{"written by no way of the graph", []any{read(0), sunk(0, "source>sink")}, []string{"I2"}},
+		{"written and never read", []any{sunk(0, wholeWay)}, []string{"I2"}},
+		{"a body that nobody sent", []any{Event{Kind: EventBroken, Text: "nonsense"}}, []string{"I2"}},
+		{"a mark over a gap", []any{read(0), read(1), sunk(1, wholeWay), acked(1), mark(2), time.Millisecond, sunk(0, wholeWay), acked(0)}, []string{"I3"}},
+		{"a mark a moment before its ack", []any{read(0), sunk(0, wholeWay), mark(1), acked(0)}, nil},
+		{"a mark that falls", []any{read(0), sunk(0, wholeWay), acked(0), mark(1), time.Millisecond, mark(0)}, []string{"I3"}},
+		{"a fourth attempt", []any{read(0), Event{Kind: EventHandled, Node: workNode, Text: "work", N: 4}, sunk(0, wholeWay), acked(0)}, []string{"I9"}},
+		{"never acked", []any{read(0), after}, []string{"I13"}},
+		{"not acked yet", []any{read(0), 5 * time.Second}, nil},
+		{"not acked yet since a fault", []any{read(0), after, node(EventPaused, workNode), node(EventResumed, workNode), 5 * time.Second}, nil},
+		{"never acked, its tap is dead", []any{read(0), node(EventKilled, tapNode), after}, nil},
+		{"never acked, a role has no node", []any{read(0), node(EventKilled, workNode), after}, nil},
+
+		{"a link flows", []any{flows, linkEvent(EventDone, one, 0, 1), linkEvent(EventFreed, one, 0, 1), after}, nil},
+		{"sent beyond the limit", []any{open, linkEvent(EventSent, one, 0, 2)}, []string{"I4"}},
+		{"a link seq left out", []any{flows, linkEvent(EventSent, one, 2, 3), after}, []string{"I4", "I7"}},
+		{"a limit that nobody granted", []any{open, linkEvent(EventGranted, one, 0, 7)}, []string{"I4"}},
+		{"taken and never sent", []any{open, linkEvent(EventTaken, one, 1, 21)}, []string{"I4"}},
+		{"a limit taken back", []any{flows, linkEvent(EventTaken, one, 1, 20)}, []string{"I4", "I7"}},
+		{"two generations at once", []any{open, linkEvent(EventLinkAccept, two, 0, 1)}, []string{"I5"}},
+		{"a generation after the other", []any{open, linkEvent(EventLinkEnd, one, 0, 0), linkEvent(EventLinkAccept, two, 0, 1)}, nil},
+		{"an older generation", []any{linkEvent(EventLinkAccept, two, 0, 1), linkEvent(EventLinkEnd, two, 0, 1), open}, []string{"I5"}},
+		{"taken after the end", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventLinkEnd, one, 0, 1), linkEvent(EventTaken, one, 1, 21)}, []string{"I5"}},
+		{"custody ends without an ack", []any{flows, linkEvent(EventFreed, one, 0, 1)}, []string{"I6"}},
+		{"acked and not taken", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventDone, one, 0, 1)}, []string{"I6"}},
+		{"credit does not come back", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 20)}, []string{"I7"}},
+		{"more credit than there is", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 9000)}, []string{"I7"}},
+		{"a limit never heard of", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), after}, []string{"I7"}},
+		{"too much held", []any{Event{Kind: EventHeld, Node: workNode, N: 1001}}, []string{"I8"}},
+		{"a dead receiver is left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
+		{"a dead receiver is not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
+		{"a paused receiver is not left in time", []any{open, 5 * time.Second, node(EventPaused, sinkNode), 4 * time.Second, linkEvent(EventLinkClose, one, 0, 0)}, []string{"F3"}},
+		{"a receiver soon awake", []any{open, 5 * time.Second, node(EventPaused, sinkNode), 2 * time.Second, node(EventResumed, sinkNode), after}, nil},
+		{"a young link to a dead receiver", []any{open, time.Second, node(EventKilled, sinkNode), 5 * time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
+		{"a young link to a dead receiver, too long", []any{open, time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
+
+		{"a leader a term", []any{elected(workNode, 1), elected(sinkNode, 2), elected(sinkNode, 2)}, nil},
+		{"two leaders in a term", []any{elected(workNode, 2), elected(sinkNode, 2)}, []string{"I11"}},
+		{"one state an index", []any{state(workNode, 5, 1, 8), state(sinkNode, 6, 2, 8), state(sinkNode, 5, 1, 8)}, nil},
+		{"two states of one index", []any{state(workNode, 5, 1, 8), state(sinkNode, 5, 2, 8)}, []string{"I11"}},
+		{"another log", []any{state(workNode, 5, 1, 8), state(sinkNode, 5, 1, 9)}, []string{"I14"}},
+		{"no log yet", []any{state(workNode, 5, 1, 8), state(sinkNode, 0, 3, 0)}, nil},
+		{"both ends of a link", []any{layout(workNode, link), layout(sinkNode, link)}, nil},
+		{"one end of a link", []any{layout(workNode, link), layout(sinkNode, LinkSeen{8, workNode, sinkNode})}, []string{"I12", "I12"}},
+		{"a link to who follows none", []any{layout(workNode, link), layout(sinkNode)}, nil},
+		{"much is sent again", []any{after, linkEvent(EventLinkAccept, one, 0, 4000), linkEvent(EventLinkOpen, one, 0, 4000), Event{Kind: EventSent, Node: workNode, Life: one, M: 2000, Again: 300}}, []string{"I16"}},
+		{"much is sent again after a fault", []any{linkEvent(EventLinkAccept, one, 0, 4000), linkEvent(EventLinkOpen, one, 0, 4000), Event{Kind: EventSent, Node: workNode, Life: one, M: 2000, Again: 300}}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := new(script)
+			s.life(1)
+			s.life(2)
+			s.add(time.Second, begins(), test.steps, Event{Kind: EventHeld, Node: workNode})
+			var got []string
+			for _, v := range Check(&s.h, expected()) {
+				got = append(got, v.Rule)
+				t.Log(s.h.Story(&v))
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, test.want) {
+				t.Errorf("violated: %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A violation shows the events of its record and no others, and each as a line.
+func TestStory(t *testing.T) {
+	s := new(script)
+	s.add(begins(), time.Second, read(0), read(1), time.Millisecond,
+		Event{Kind: EventHandled, Node: workNode, Record: 1, N: 1, Text: "work"}, acked(1), sunk(0, wholeWay), acked(0))
+	vs := Check(&s.h, expected())
+	if len(vs) != 1 {
+		t.Fatalf("%d violations, want one: %v", len(vs), vs)
+	}
+	const want = `I1 at 1.001s: record 0:1 was acked to its tap before it was durable as source>work>sink
+      1.0000s  source-1 reads record 0:1
+      1.0010s  work-1 (work) is given record 0:1, attempt 1
+      1.0010s  source-1 is told that record 0:1 is acked
+`
+	if got := s.h.Story(&vs[0]); got != want {
+		t.Errorf("the story is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// Every kind of event has a line, with all of its values and no more.
+func TestLines(t *testing.T) {
+	s := new(script)
+	for k := EventOpened; k <= EventFaultEnd; k++ {
+		line := s.h.line(&Event{Kind: k, Node: "n1", Life: s.life(1), Text: "text", N: 2, M: 3, State: &StateSeen{}})
+		if strings.Contains(line, "%!") || !strings.Contains(line, "n1 ") {
+			t.Errorf("kind %d: %q", k, line)
+		}
+	}
+}
+
+// However often a rule is broken, what is kept is bounded.
+func TestViolationsAreBounded(t *testing.T) {
+	s := new(script)
+	s.add(begins())
+	for n := range uint64(1000) {
+		s.add(read(n), acked(n))
+	}
+	vs := Check(&s.h, expected())
+	if len(vs) != violationsMax {
+		t.Errorf("%d violations are kept, want %d", len(vs), violationsMax)
+	}
+	for _, v := range vs {
+		if len(v.Part) == 0 || len(v.Part) > partMax {
+			t.Errorf("a violation is shown by %d events", len(v.Part))
+		}
+	}
+}
