@@ -70,12 +70,16 @@ func (s *Sender) settle(c *chunk) {
 	}
 }
 
-// drop takes a record that left the window off its chunk.
-func (s *Sender) drop(sl slot) {
-	sl.c.live--
-	sl.c.liveBytes -= int(sl.bytes)
-	s.live -= int64(sl.bytes)
-	s.settle(sl.c)
+// drop takes records that left the window off their chunk.
+func (s *Sender) drop(c *chunk, records, bytes int) {
+	if records == 0 {
+		return
+	}
+	s.e.inflight -= records
+	s.live -= int64(bytes)
+	c.live -= records
+	c.liveBytes -= bytes
+	s.settle(c)
 }
 
 // pack copies what is live out of chunks of which less than a quarter is: one record that
@@ -175,9 +179,8 @@ func (s *Sender) giveBack(n wire.Nack) (reason string) {
 		return ""
 	}
 	o.cfg.Hooks.sometimes("a record is nacked")
-	s.e.inflight--
 	or := o.copyOut(sl, n.Seq)
-	s.drop(sl)
+	s.drop(sl.c, 1, int(sl.bytes))
 	or.avoid = s.peer
 	or.rec.Attempt++
 	s.e.nacked = append(s.e.nacked, or)

@@ -16,10 +16,11 @@ type histogram struct {
 }
 
 func (h *histogram) add(d time.Duration) {
-	h.counts[bucket(uint64(max(d, 0)/time.Microsecond))]++
+	h.counts[bucket(d)]++
 }
 
-func bucket(us uint64) int {
+func bucket(d time.Duration) int {
+	us := uint64(max(d, 0) / time.Microsecond)
 	if us < 4 {
 		return int(us)
 	}

@@ -315,7 +315,6 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 		s.handled(r, now)
 	}
 	for _, r := range a.Acked {
-		s.handled(r, now)
 		s.watch(EventFreed, r.Lo, r.Hi)
 		trees = s.free(r, now, trees)
 	}
@@ -352,14 +351,26 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 	}
 }
 
-// free lets go of the acked records of a range and adds their inputs to trees.
+// free lets go of the acked records of a range and adds their inputs to trees. What they have
+// in common, their chunk, is looked after once for each run of them.
 func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
+	var c *chunk
+	var records, bytes, latency int
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		sl, ok := s.win.free(seq)
 		if !ok {
 			continue
 		}
-		s.e.inflight--
+		if sl.c != c {
+			s.drop(c, records, bytes)
+			c, records, bytes = sl.c, 0, 0
+			latency = bucket(now.Sub(c.at))
+		}
+		records++
+		bytes += int(sl.bytes)
+		if !sl.handled {
+			s.e.latency.counts[latency]++
+		}
 		if sl.again && s.e.firstRedelivered.IsZero() {
 			s.e.firstRedelivered = now
 		}
@@ -367,8 +378,8 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 			trees = append(trees, sl.t)
 		}
 		trees = append(trees, sl.t)
-		s.drop(sl)
 	}
+	s.drop(c, records, bytes)
 	return trees
 }
 

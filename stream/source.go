@@ -235,26 +235,26 @@ func (s *Source) waitBelow(ctx context.Context, n uint64) error {
 
 // ack is told by the tree that these roots are acked end to end.
 func (s *Source) ack(lo, hi uint64) {
-	s.mu.Lock()
-	marks := make([]Mark, 0, 16)
-	for seq := lo; seq < hi; seq++ {
-		marks = append(marks, s.roots.at(seq).mark)
-	}
-	s.acked += hi - lo
-	s.past = max(s.past, hi)
-	rose := s.roots.ack(lo, hi)
-	s.mu.Unlock()
-	for _, m := range marks {
-		s.cfg.Reader.Done(m, nil)
-	}
-	if !rose {
-		return
-	}
-	for _, flag := range []chan struct{}{s.room, s.moved} {
-		select {
-		case flag <- struct{}{}:
-		default:
+	var marks [64]Mark // on the stack: the reader is told outside mu
+	rose := false
+	for lo < hi {
+		n := min(hi-lo, uint64(len(marks)))
+		s.mu.Lock()
+		for i := range n {
+			marks[i] = s.roots.at(lo + i).mark
 		}
+		s.acked += n
+		s.past = max(s.past, lo+n)
+		rose = s.roots.ack(lo, lo+n) || rose
+		s.mu.Unlock()
+		for _, m := range marks[:n] {
+			s.cfg.Reader.Done(m, nil)
+		}
+		lo += n
+	}
+	if rose {
+		raise(s.room)
+		raise(s.moved)
 	}
 }
 
