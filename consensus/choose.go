@@ -12,15 +12,15 @@ import (
 // VotersMax is the most voters a cluster has.
 const VotersMax = 5
 
-// Change is one step towards the voters wanted; at most one field is set.
+// Change is a step towards the voters wanted; at most one field is set.
 type Change struct {
-	Add      topology.NodeID   // give it a vote
+	Add      []topology.NodeID // give them votes, the best first
 	Remove   topology.NodeID   // take its vote
 	Transfer []topology.NodeID // hand one of them the leadership, the best first: the leader is to lose its vote
 }
 
 // ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
-// after, one at a time. Preferred are nodes that are no tap or sink and that lose no role its
+// after, at most one too many at a time. Preferred are nodes that are no tap or sink and that lose no role its
 // last node when they die. alive and left are as the leader sees them; all other nodes are dead.
 //
 // There are target voters. Where fewer nodes are there, those that vote already stay, in the
@@ -41,25 +41,28 @@ func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeI
 	}
 	size := min(target, max(there, staying))
 	size -= 1 - size%2 // odd
-	wanted := rank(s, alive, there < target)
-	wanted = wanted[:min(size, len(wanted))]
+	ranked := rank(s, alive, there < target)
+	wanted := ranked[:min(size, len(ranked))]
 
 	if len(s.Voters) > size {
-		return demote(s, self, alive, wanted)
+		return demote(s, self, ranked, wanted)
 	}
-	for _, id := range wanted {
-		if !s.Votes(id) {
-			return Change{Add: id}
-		}
-	}
-	return Change{}
+	lacking := slices.DeleteFunc(slices.Clone(wanted), s.Votes)
+	return Change{Add: lacking[:min(len(lacking), size+1-len(s.Voters))]}
 }
 
-// demote takes the vote of one that is not wanted: the dead first, the leader last.
-func demote(s *State, self topology.NodeID, alive map[topology.NodeID]bool, wanted []topology.NodeID) Change {
+// demote takes the vote of one that is not wanted: the dead first, which are not ranked, then
+// the worst, the leader last.
+func demote(s *State, self topology.NodeID, ranked, wanted []topology.NodeID) Change {
 	extra := slices.DeleteFunc(slices.Clone(s.Voters), func(id topology.NodeID) bool { return slices.Contains(wanted, id) })
+	place := func(id topology.NodeID) int {
+		if i := slices.Index(ranked, id); i >= 0 {
+			return i
+		}
+		return len(ranked)
+	}
 	slices.SortStableFunc(extra, func(a, b topology.NodeID) int {
-		return cmp.Or(truth(alive[a])-truth(alive[b]), truth(a == self)-truth(b == self))
+		return cmp.Or(truth(a == self)-truth(b == self), place(b)-place(a))
 	})
 	if len(extra) == 0 {
 		return Change{}

@@ -9,7 +9,7 @@
 //	                └───────── State, Wait ───────────┘
 //
 // It never looks at what gossip says and never decides who votes: the orchestrator calls
-// AddVoter and RemoveVoter. No call of a stranger starts raft, only a voter's.
+// AddVoters and RemoveVoter. No call of a stranger starts raft, only a voter's.
 //
 // Goroutines: Run owns the vote (start, stop, the first entry of a leader); one other follows
 // the log of a peer while raft does not feed us; raft's own are joined by Shutdown. Handlers run

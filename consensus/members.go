@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -25,47 +26,56 @@ const (
 	handOverWait = electionTimeout
 )
 
-// AddVoter makes a node a voter: the node starts raft, gets the log without a vote, and then the
-// vote: a node that dies on the way takes no quorum with it. Only the leader can; prev is the
-// ConfigIndex the decision was made on, and nothing is changed if it is no longer current. When
-// it returns nil, State lists the voter.
-func (c *Consensus) AddVoter(ctx context.Context, n topology.Node, prev uint64) error {
+// AddVoters makes nodes voters, one after the other, or says which of them did not come along:
+// each starts raft and gets the log without a vote, and only when all have it they get their
+// votes, within a few round trips. So a node that dies on the way takes no quorum with it, not
+// even the single voter's of a cluster that starts. Only the leader can; prev is the ConfigIndex
+// the decision was made on, and nothing is changed if it is no longer current. When it returns
+// nil, State lists the voters.
+func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.Node, prev uint64) (lags topology.NodeID, err error) {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
-		return fmt.Errorf("add voter %s: %w", n.ID, ErrNotLeader)
+		return "", fmt.Errorf("add voters: %w", ErrNotLeader)
 	}
-	id, _, err := c.askToStand(ctx, n)
-	if err != nil {
-		return fmt.Errorf("add voter %s: %w", n.ID, err)
+	ids := make([]raft.ServerID, len(nodes))
+	for i, n := range nodes {
+		if ids[i], _, err = c.askToStand(ctx, n); err != nil {
+			return n.ID, fmt.Errorf("add voter %s: %w", n.ID, err)
+		}
+		if nodeOf(ids[i]) != n.ID {
+			return n.ID, fmt.Errorf("add voter %s: it stands as %s", n.ID, ids[i])
+		}
 	}
-	if nodeOf(id) != n.ID {
-		return fmt.Errorf("add voter %s: it stands as %s", n.ID, id)
+	if prev, err = c.dropLearners(ctx, v, ids, prev); err != nil {
+		return "", fmt.Errorf("add voters: %w", err)
 	}
-	if prev, err = c.dropLearners(ctx, v, id, prev); err != nil {
-		return fmt.Errorf("add voter %s: %w", id, err)
+	for i, n := range nodes {
+		if prev, err = c.await(ctx, v.raft.AddNonvoter(ids[i], raft.ServerAddress(n.Addr), prev, changeWait)); err != nil {
+			return "", fmt.Errorf("add voter %s: teach it: %w", ids[i], err)
+		}
 	}
-	addr := raft.ServerAddress(n.Addr)
-	if prev, err = c.await(ctx, v.raft.AddNonvoter(id, addr, prev, changeWait)); err != nil {
-		return fmt.Errorf("add voter %s: teach it: %w", id, err)
+	for i, n := range nodes {
+		if err := c.awaitCaughtUp(ctx, n, ids[i], prev, catchUpWait); err != nil {
+			return n.ID, fmt.Errorf("add voter %s: %w", ids[i], err)
+		}
 	}
-	if err := c.awaitCaughtUp(ctx, n, id, prev, catchUpWait); err != nil {
-		return fmt.Errorf("add voter %s: %w", id, err)
+	for i, n := range nodes {
+		if prev, err = c.await(ctx, v.raft.AddVoter(ids[i], raft.ServerAddress(n.Addr), prev, changeWait)); err != nil {
+			return "", fmt.Errorf("add voter %s: %w", ids[i], err)
+		}
 	}
-	if _, err = c.await(ctx, v.raft.AddVoter(id, addr, prev, changeWait)); err != nil {
-		return fmt.Errorf("add voter %s: %w", id, err)
-	}
-	return nil
+	return "", nil
 }
 
 // dropLearners forgets the servers that once were to be voters and did not get that far, but
 // keep. It returns the ConfigIndex after that.
-func (c *Consensus) dropLearners(ctx context.Context, v *voter, keep raft.ServerID, prev uint64) (uint64, error) {
+func (c *Consensus) dropLearners(ctx context.Context, v *voter, keep []raft.ServerID, prev uint64) (uint64, error) {
 	f := v.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return 0, err
 	}
 	for _, s := range f.Configuration().Servers {
-		if s.Suffrage == raft.Voter || s.ID == keep {
+		if s.Suffrage == raft.Voter || slices.Contains(keep, s.ID) {
 			continue
 		}
 		var err error
@@ -106,7 +116,7 @@ func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, id raft.
 	}
 }
 
-// RemoveVoter takes a node's vote; prev is as for AddVoter. The leader should not remove itself:
+// RemoveVoter takes a node's vote; prev is as for AddVoters. The leader should not remove itself:
 // it hands leadership on before.
 func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error {
 	v := c.vote()

@@ -49,7 +49,7 @@ type ledger interface {
 
 // electorate changes who votes.
 type electorate interface {
-	AddVoter(ctx context.Context, n topology.Node, prev uint64) error
+	AddVoters(ctx context.Context, nodes []topology.Node, prev uint64) (lags topology.NodeID, err error)
 	RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error
 	TransferLeadership(ctx context.Context, to topology.NodeID) error
 }
@@ -187,7 +187,7 @@ func (o *orchestrator) probe(ctx context.Context, lost []topology.Node, now time
 	return dead
 }
 
-// vote changes voters one by one until they are as wanted, or a change fails: the fewer moments
+// vote changes voters until they are as wanted, or a change fails: the fewer moments
 // there are with an even number of them, the fewer deaths can take the quorum.
 func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]member, now time.Time) {
 	target := o.target
@@ -198,14 +198,13 @@ func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]mem
 		s := o.ledger.State()
 		alive, left := o.presence(s, members, now)
 		switch c := consensus.ChooseVoters(s, o.self, alive, left, target); {
-		case c.Add != "":
-			n, _ := s.Node(c.Add)
-			if err := o.voters.AddVoter(ctx, n, s.ConfigIndex); err != nil {
-				o.log.Warn("voter not added, another is tried", "peer", c.Add, "err", err)
-				o.refused[c.Add] = now
+		case len(c.Add) > 0:
+			if lags, err := o.voters.AddVoters(ctx, nodesOf(s, c.Add), s.ConfigIndex); err != nil {
+				o.log.Warn("voters not added, tried again", "nodes", c.Add, "err", err)
+				o.refused[lags] = now
 				return
 			}
-			o.log.Info("voter added", "peer", c.Add)
+			o.log.Info("voters added", "nodes", c.Add)
 		case c.Remove != "":
 			if err := o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex); err != nil {
 				o.log.Warn("voter not removed", "peer", c.Remove, "err", err)
@@ -294,6 +293,14 @@ func sameMember(a, b member) bool { return a.state == b.state && sameNode(a.node
 
 func sameNode(a, b topology.Node) bool {
 	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles)
+}
+
+func nodesOf(s *consensus.State, ids []topology.NodeID) (nodes []topology.Node) {
+	for _, id := range ids {
+		n, _ := s.Node(id)
+		nodes = append(nodes, n)
+	}
+	return nodes
 }
 
 func idsOf(nodes []topology.Node) (ids []topology.NodeID) {

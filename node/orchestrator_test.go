@@ -84,16 +84,18 @@ func (b *bench) Probe(ctx context.Context, n topology.Node) error {
 	return ctx.Err()
 }
 
-func (b *bench) AddVoter(_ context.Context, n topology.Node, _ uint64) error {
+func (b *bench) AddVoters(_ context.Context, nodes []topology.Node, _ uint64) (topology.NodeID, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if strings.HasPrefix(string(n.ID), "bad") {
-		b.note("cannot add %s", n.ID)
-		return errors.New("it does not stand")
+	for _, id := range idsOf(nodes) {
+		if strings.HasPrefix(string(id), "bad") {
+			b.note("cannot add %s", id)
+			return id, errors.New("it does not stand")
+		}
 	}
-	b.state.Voters = append(slices.Clone(b.state.Voters), n.ID)
-	b.note("add %s", n.ID)
-	return nil
+	b.state.Voters = slices.Concat(b.state.Voters, idsOf(nodes))
+	b.note("add %s", idsOf(nodes))
+	return "", nil
 }
 
 func (b *bench) RemoveVoter(_ context.Context, id topology.NodeID, _ uint64) error {
@@ -230,12 +232,12 @@ func TestVotersChangeOnceNodesHaveSettled(t *testing.T) {
 		b.said = nil
 		b.mu.Unlock()
 		time.Sleep(4 * time.Second)
-		b.expect(t, "admit [d]", "add b", "cannot add bad", "add c", "add d", "transfer b")
+		b.expect(t, "admit [d]", "cannot add bad", "add [b c d]", "transfer b")
 	})
 	onBench(t, func(t *testing.T, b *bench) {
 		b.set(up("a"), up("bad"), up("good"), up("ok"))
 		time.Sleep(4 * time.Second)
-		b.expect(t, "admit [a]", "admit [bad good ok]", "cannot add bad", "add good", "add ok")
+		b.expect(t, "admit [a]", "admit [bad good ok]", "cannot add bad", "add [good ok]")
 	})
 }
 

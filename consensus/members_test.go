@@ -1,0 +1,104 @@
+package consensus
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"weir/topology"
+)
+
+// raft's own transfer refused every entry until its last call to the dead voter had ended.
+func TestHandOverToADeadVoterStopsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(4, 3)
+		lead, dead := ms[0], ms[2]
+		net.kill(dead)
+		for i := range 5 {
+			start, done := time.Now(), make(chan error, 1)
+			go func() { done <- lead.TransferLeadership(lead.ctx, dead.node.ID) }()
+			time.Sleep(50 * time.Millisecond)
+			proposed := time.Now()
+			if err := lead.Propose(lead.ctx, Create(topology.Pipeline{Name: string(rune('a' + i))})); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(proposed); took > 100*time.Millisecond {
+				t.Errorf("a command takes %v while leadership is handed over", took)
+			}
+			if err := <-done; err == nil || !strings.Contains(err.Error(), "does not catch up") {
+				t.Errorf("hand over to a dead voter: %v", err)
+			}
+			if took := time.Since(start); took > callWait+handOverWait {
+				t.Errorf("the hand-over is given up after %v", took)
+			}
+		}
+		if err := lead.TransferLeadership(lead.ctx, ms[1].node.ID); err != nil {
+			t.Fatal(err)
+		}
+		awaitLeader(t, time.Second, ms[1])
+	})
+}
+
+// The survivors of a leader that was killed while a voter was added have two lists of voters; the
+// older one lacks the vote that the newer one needs.
+func TestSurvivorsWithTwoListsOfVotersElectOne(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(3, 2)
+		lead, old, added := ms[0], ms[1], ms[2]
+		id, _, err := lead.askToStand(lead.ctx, added.node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, addr := lead.vote().raft, raft.ServerAddress(added.node.Addr)
+		if err := r.AddNonvoter(id, addr, 0, changeWait).Error(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		net.sever(lead, old, true)
+		if err := r.AddVoter(id, addr, 0, changeWait).Error(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if old.State().Votes(added.node.ID) || !added.State().Votes(added.node.ID) {
+			t.Fatalf("voters %v and %v, want the older list and the newer", old.State().Voters, added.State().Voters)
+		}
+		net.kill(lead)
+		if next := awaitLeader(t, 2*time.Second, old, added); next != added {
+			t.Errorf("%s leads, and lacks the last entry", next.node.ID)
+		}
+	})
+}
+
+// A node that dies while it learns takes nothing with it.
+func TestANodeThatCannotLearnGetsNoVote(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(4, 1)
+		lead, dead := ms[0], ms[3]
+		await(t, dead, 5*time.Second, "watching", func(s *State) bool { return s.Votes(lead.node.ID) })
+		id, _, err := lead.askToStand(lead.ctx, dead.node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		net.kill(dead)
+		// It stood when it was asked, and died then.
+		if err := lead.vote().raft.AddNonvoter(id, raft.ServerAddress(dead.node.Addr), 0, changeWait).Error(); err != nil {
+			t.Fatal(err)
+		}
+		await(t, lead, time.Second, "teaching", func(s *State) bool { return s.ConfigIndex > 1 })
+		lags, err := lead.AddVoters(lead.ctx, []topology.Node{ms[1].node, dead.node}, lead.State().ConfigIndex)
+		if err == nil || lags != dead.node.ID {
+			t.Errorf("add a dead voter: %v, %v", lags, err)
+		}
+		if s := lead.State(); len(s.Voters) != 1 || !lead.Quorum() {
+			t.Errorf("voters %v, quorum %v after the attempt", s.Voters, lead.Quorum())
+		}
+		if _, err := lead.AddVoters(lead.ctx, []topology.Node{ms[1].node, ms[2].node}, lead.State().ConfigIndex); err != nil {
+			t.Fatal(err)
+		}
+		if f := lead.vote().raft.GetConfiguration(); len(f.Configuration().Servers) != 3 {
+			t.Errorf("servers %v, want the three that live", f.Configuration().Servers)
+		}
+	})
+}
