@@ -51,15 +51,7 @@ func TestNothingPlanted(t *testing.T) {
 	for _, p := range planted {
 		t.Run(p.rule+" "+string(p.bug), func(t *testing.T) {
 			s := plantedScenario(t, p.scenario)
-			for seed := uint64(1); seed <= 2; seed++ {
-				r := Run(Config{Scenario: s, Seed: seed})
-				if r.Err != nil {
-					t.Errorf("seed %d: %v", seed, r.Err)
-				}
-				for i := range r.Violations {
-					t.Errorf("seed %d: %s", seed, r.History.Story(&r.Violations[i]))
-				}
-			}
+			promised(t, Run(Config{Scenario: s, Seed: 1}))
 		})
 	}
 }
