@@ -54,6 +54,7 @@ const (
 	EventResumed    // it goes on
 	EventFaultBegin // Text = the fault's line in the scenario; no Node: the network's
 	EventFaultEnd   // Text = the same
+	EventOver       // the run ends and is judged
 )
 
 // Event is one thing that happened at one place.

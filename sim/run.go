@@ -17,7 +17,9 @@ const (
 	lanDelay  = 300 * time.Microsecond
 	lanJitter = 100 * time.Microsecond
 	// settleMax is how long after the last fault and the last read all must be acked (FAULTS I13).
+	// A run goes on for overtime more, so that the checker sees that it is over.
 	settleMax = 10 * time.Second
+	overtime  = time.Second
 	// settleEvery is how often a run looks whether it is.
 	settleEvery = 50 * time.Millisecond
 	// lingerMax is the longest that libraries keep timers after their Close, and then some: quic-go
@@ -154,7 +156,7 @@ func (r *run) look(d *director, load *Workload) {
 // settle waits until all is acked, or time is up.
 func (r *run) settle(d *director, load *Workload) error {
 	at := d.net.now()
-	if load.Settled() || at >= max(d.healed, d.s.Length)+settleMax {
+	if load.Settled() || at >= max(d.healed, d.s.Length)+settleMax+overtime {
 		d.over = true
 		return nil
 	}
@@ -177,5 +179,6 @@ func (r *run) conclude(d *director, load *Workload, h *History) {
 			f.To = res.Virtual
 		}
 	}
+	h.Add(Event{Kind: EventOver})
 	res.Violations = Check(h, load.Expect())
 }

@@ -34,6 +34,7 @@ func held(t *testing.T, r *Result) {
 // What `weir sim` runs without arguments: faults come when they should, to whom they should, and
 // all promises hold.
 func TestTour(t *testing.T) {
+	t.Parallel()
 	text, err := FindBuiltin(DefaultScenario)
 	if err != nil {
 		t.Fatal(err)
@@ -66,6 +67,7 @@ func TestTour(t *testing.T) {
 
 // A short run of each of what else there is to do to nodes.
 func TestVerbs(t *testing.T) {
+	t.Parallel()
 	r := Run(Config{Seed: 2, Scenario: parsed(t, "verbs", `
 nodes 9
 rate 300
@@ -102,6 +104,7 @@ at 20s kill work-4
 
 // Without virtual time the same works, and takes its time.
 func TestRealtime(t *testing.T) {
+	t.Parallel()
 	s := parsed(t, "short", "nodes 5\nrate 200\nlength 3s\nat 2s kill leader for 500ms", Shape{})
 	r := Run(Config{Scenario: s, Seed: 1, Realtime: true})
 	held(t, r)
@@ -112,6 +115,7 @@ func TestRealtime(t *testing.T) {
 
 // A run that cannot go well is said to be violated: nobody is left to write.
 func TestNobodyLeft(t *testing.T) {
+	t.Parallel()
 	s := parsed(t, "nobody", "nodes 5\nrate 100\nlength 10s\nat 5s kill random sink\nat 6s kill random sink", Shape{})
 	r := Run(Config{Scenario: s, Seed: 1})
 	if r.Held() || r.Acked == r.Records {
@@ -122,6 +126,7 @@ func TestNobodyLeft(t *testing.T) {
 // Two runs of one seed have the same faults at the same times, and the same verdict; another
 // seed has others.
 func TestDifference(t *testing.T) {
+	t.Parallel()
 	run := func(seed uint64) *Result {
 		text, err := Chaos(LevelLow, seed)
 		if err != nil {
@@ -140,6 +145,7 @@ func TestDifference(t *testing.T) {
 
 // Chaos from some seeds; `weir sim --seeds` runs more. Seeds that once failed stay here.
 func TestChaosHolds(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		level Level
 		seed  uint64
@@ -160,6 +166,7 @@ func TestFoundBugs(t *testing.T) {
 		"dies while it drains": "nodes 7\nrole work nodes 2\nrate 100\nlength 20s\nat 5s stall work-1 for 12s\nat 6s drain work-1 for 3s",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			held(t, Run(Config{Scenario: parsed(t, "found", text, Shape{}), Seed: 1}))
 		})
 	}

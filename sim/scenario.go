@@ -242,9 +242,15 @@ func (p *parser) cluster(shape Shape) error {
 			open++
 		}
 	}
-	nodes := cmp.Or(p.nodes, nodesDefault)
-	if p.nodes == 0 {
-		nodes = max(nodes, fixed+open+max(p.bare, 0))
+	nodes := p.nodes
+	switch {
+	case nodes > 0:
+	case open > 0:
+		nodes = max(nodesDefault, fixed+open+max(p.bare, 0))
+	case p.bare >= 0:
+		nodes = fixed + p.bare
+	default:
+		nodes = fixed + bareDefault
 	}
 	if slices.ContainsFunc(p.s.Roles, func(r Role) bool { return r.Name == bareName }) {
 		return fmt.Errorf("a role may not be called %s, as nodes without a role are", bareName)

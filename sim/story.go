@@ -36,7 +36,7 @@ var verbsOf = map[EventKind]string{
 	EventSource: "begins generation %x of %s", EventMark: "marks %s below %d", EventHeld: "holds %d bytes",
 	EventElected: "leads in term %d", EventState: "holds the state of index %d, epoch %d, hash %x", EventLayout: "follows %d links of epoch %d",
 	EventStarted: "starts", EventKilled: "is killed", EventStopped: "has left", EventPaused: "is paused", EventResumed: "goes on",
-	EventFaultBegin: "begins: %s", EventFaultEnd: "ends: %s",
+	EventFaultBegin: "begins: %s", EventFaultEnd: "ends: %s", EventOver: "the run is over",
 }
 
 func (h *History) values(e *Event) []any {

@@ -136,7 +136,7 @@ func (r *simReport) blame(res *sim.Result, fails string) error {
 			continue // the first of each rule tells most
 		}
 		rules[v.Rule] = true
-		fmt.Fprintf(b, "  %s\n%s", v, res.History.Story(v))
+		fmt.Fprintf(b, "  %s", res.History.Story(v))
 	}
 	fmt.Fprintf(b, "  again: %s\n\n", r.command(res.Seed))
 	_, err := io.WriteString(r.w, b.String())
@@ -189,7 +189,9 @@ func (r *simReport) finish() error {
 	fmt.Fprintf(b, "%s: %d of %d seeds, %.1f s in %.1f s (%.0fx)\n",
 		s.Verdict, s.Seeds-len(s.FailedSeeds), s.Seeds, s.VirtualSeconds, s.RealSeconds, speed)
 	if r.cfg.JSON {
-		if err := json.NewEncoder(b).Encode(s); err != nil {
+		enc := json.NewEncoder(b)
+		enc.SetEscapeHTML(false) // links are written with an arrow
+		if err := enc.Encode(s); err != nil {
 			return fmt.Errorf("encode the figures: %w", err)
 		}
 	}
