@@ -19,7 +19,7 @@ const (
 	// sweepCommit is how soon after a kill a command must be in the log.
 	sweepCommit = 2 * time.Second
 	// sweepLost is how many of the kills may fall between the first new voter's vote and the
-	// second's: a few cableDelay, and a kill every seven.
+	// second's: a few cableDelay wide.
 	sweepLost = 2
 	// quorumLost is how long after the last commit nobody may say that there is a quorum.
 	quorumLost = 5 * time.Second
@@ -34,8 +34,9 @@ func startup(t *testing.T, b *bench, w *cable) []*wired {
 	p := topology.Pipeline{Name: "p", Roles: []topology.Role{
 		{Name: "a", Kind: topology.KindEach}, {Name: "b", Kind: topology.KindEach},
 		{Name: "out", Kind: topology.KindSink}, {Name: "in", Kind: topology.KindTap}}}
-	nodes := []*wired{w.start(t, b, 1, "in")}
-	go func() { nodes[0].log.Propose(nodes[0].ctx, consensus.Create(p)) }() // ends by itself after 3 s
+	first := w.start(t, b, 1, "in")
+	w.group.Go(func() { first.log.Propose(first.ctx, consensus.Create(p)) })
+	nodes := []*wired{first}
 	for i, roles := range [][]string{{"a"}, {"b"}, {"out"}, nil} {
 		time.Sleep(73 * time.Millisecond)
 		nodes = append(nodes, w.start(t, b, i+2, roles...))
@@ -57,7 +58,7 @@ func TestAnyNodeMayDieWhileTheClusterStarts(t *testing.T) {
 	for at := 100 * time.Millisecond; at <= 4*time.Second; at += 100 * time.Millisecond {
 		moments = append(moments, at)
 	}
-	for at := 1505 * time.Millisecond; at < 1800*time.Millisecond; at += 7 * time.Millisecond {
+	for at := 1505 * time.Millisecond; at < 1800*time.Millisecond; at += 21 * time.Millisecond {
 		moments = append(moments, at) // voters change
 	}
 	lost := make([]int, 5) // how often the death of one node took the majority
