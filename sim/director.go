@@ -16,6 +16,7 @@ type director struct {
 	net    *network
 	agenda []moment      // by time, those of one time in the order they came
 	healed time.Duration // when the last fault ended
+	acked  time.Duration // when not all was acked, last; 0: not looked at yet
 	over   bool
 
 	timeline *Timeline

@@ -153,10 +153,14 @@ func (r *run) look(d *director, load *Workload) {
 	d.plan(0, sample)
 }
 
-// settle waits until all is acked, or time is up.
+// settle waits until all has been acked for a while, in which links fall idle and can be judged,
+// or time is up.
 func (r *run) settle(d *director, load *Workload) error {
 	at := d.net.now()
-	if load.Settled() || at >= max(d.healed, d.s.Length)+settleMax+overtime {
+	if d.acked == 0 || !load.Settled() {
+		d.acked = at
+	}
+	if at-d.acked > deliveryMax || at >= max(d.healed, d.s.Length)+settleMax+overtime {
 		d.over = true
 		return nil
 	}
