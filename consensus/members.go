@@ -136,7 +136,7 @@ func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev ui
 // TransferLeadership makes another voter the leader, within two election timeouts or not at all.
 //
 // It is not raft's own transfer, which refuses every entry until its last call to the next
-// leader has ended: 15 s were measured where that one had died. We see that the voter lives and
+// leader has ended, replication's backoff included: up to 14 s where that one had died. We see that the voter lives and
 // has our log, tell it to stand at once, and lead on if it does not. An entry that comes between
 // makes it lose that election, no more.
 func (c *Consensus) TransferLeadership(ctx context.Context, to topology.NodeID) error {
