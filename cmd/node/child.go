@@ -26,6 +26,9 @@ const (
 	outputWait = time.Second
 )
 
+// verdictPrefix begins the last line of a node that cannot go on, which is no log line (run).
+const verdictPrefix = "weir: "
+
 // hello is the one line that a child writes on helloFD: its address once its socket is open, or
 // why it has none.
 type hello struct {
@@ -42,6 +45,7 @@ type child struct {
 	gone    bool   // has been waited for
 	killed  bool   // by us, on purpose
 	said    string // the last line of its log
+	verdict string // why it ended, in its own words: see verdictPrefix
 }
 
 // report is a step in a child's life: its hello, then its end.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -64,10 +65,7 @@ func (c *console) show(text string) {
 		return
 	}
 	c.wipe()
-	if n := c.columns() - 1; len(text) > n {
-		text = text[:n] // or it would wrap, and only its last row be wiped
-	}
-	c.progress = text
+	c.progress = cut(text, c.columns()-1) // or it would wrap, and only its last row be wiped
 	c.draw()
 }
 
@@ -83,17 +81,49 @@ func (c *console) draw() {
 	}
 }
 
-// progressLine says in one line how far a pipeline is. perSecond is lines read a second.
-func progressLine(p api.Pipeline, st api.Status, perSecond float64, took time.Duration) string {
-	leader := st.Leader
+// cut is the first n characters of text.
+func cut(text string, n int) string {
+	if r := []rune(text); len(r) > n {
+		return string(r[:n])
+	}
+	return text
+}
+
+// progress is what a progress line tells.
+type progress struct {
+	api.Pipeline
+	Status    api.Status
+	Nodes     int // started
+	PerSecond float64
+	Took      time.Duration
+}
+
+// line says how far a pipeline is, in at most width characters where that can be: what matters
+// less is left out first.
+func (p progress) line(width int) string {
+	took := fmt.Sprintf("%.0fs", p.Took.Seconds())
+	switch {
+	case p.RecordsIn == 0 && p.State == "running":
+		return fmt.Sprintf("%s  nothing read yet on %s  %s", p.Name, plural(uint64(p.Nodes), "node"), took)
+	case p.RecordsIn == 0: // a role without a node will soon have one
+		return fmt.Sprintf("%s  starting %s  %s", p.Name, plural(uint64(p.Nodes), "node"), took)
+	case p.State == "waiting":
+		return fmt.Sprintf("%s waits: %s", p.Name, p.Reason)
+	}
+	leader := p.Status.Leader
 	if leader == "" {
 		leader = "none"
 	}
-	if p.State == "waiting" {
-		return fmt.Sprintf("%s waits: %s", p.Name, p.Reason)
+	parts := []string{
+		p.Name, plural(p.LinesIn, "line") + " in", count(p.LinesOut) + " out", took,
+		count(uint64(p.PerSecond)) + "/s", "held " + size(heldBytes(p.Status)), "leader " + leader,
 	}
-	return fmt.Sprintf("%s  %s lines in  %s out  %s/s  held %s  leader %s  %.0fs", p.Name,
-		count(p.LinesIn), count(p.LinesOut), count(uint64(perSecond)), size(heldBytes(st)), leader, took.Seconds())
+	line := strings.Join(parts, "  ")
+	for len(parts) > 1 && utf8.RuneCountInString(line) > width {
+		parts = parts[:len(parts)-1]
+		line = strings.Join(parts, "  ")
+	}
+	return line
 }
 
 func heldBytes(st api.Status) int64 {
@@ -102,6 +132,14 @@ func heldBytes(st api.Status) int64 {
 		sum += n.HeldBytes
 	}
 	return sum
+}
+
+// plural counts things: "1 line", "2 lines".
+func plural(n uint64, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return count(n) + " " + thing + "s"
 }
 
 // count writes a number with a comma between thousands.

@@ -14,10 +14,10 @@ func TestConsole(t *testing.T) {
 	c := &console{w: &b, terminal: true, names: 6}
 	c.log("in-1", "hello")
 	c.show("one")
-	c.show(strings.Repeat("x", 200))
+	c.show(strings.Repeat("µ", 200))
 	c.line("news")
 	c.show("")
-	x := strings.Repeat("x", 79)
+	x := strings.Repeat("µ", 79)
 	const wipe = "\r\x1b[K"
 	want := "in-1   | hello\n" + "one" + wipe + x + wipe + "news\n" + x + wipe
 	if b.String() != want {
@@ -34,16 +34,29 @@ func TestConsole(t *testing.T) {
 
 func TestProgressLine(t *testing.T) {
 	st := sampleStatus()
-	got := progressLine(pipelineOf(st, "gosrc"), st, 310_400.7, 4200*time.Millisecond)
-	want := "gosrc  2,853,112 lines in  223,980 out  310,400/s  held 8.3 MiB  leader names-2  4s"
-	if got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-	if got := progressLine(pipelineOf(st, "other"), st, 0, 0); got != "other waits: nobody serves role b" {
-		t.Errorf("got %s", got)
-	}
-	if got := progressLine(api.Pipeline{Name: "p"}, api.Status{}, 0, 0); !strings.Contains(got, "leader none") {
-		t.Errorf("got %s", got)
+	runs := progress{Pipeline: pipelineOf(st, "gosrc"), Status: st, Nodes: 8, PerSecond: 310_400.7, Took: 4200 * time.Millisecond}
+	waits := progress{Pipeline: pipelineOf(st, "other"), Nodes: 8, Took: time.Second}
+	stuck, idle, headless := waits, waits, runs
+	stuck.RecordsIn, idle.State, headless.Status = 1, "running", api.Status{}
+	begins := progress{Pipeline: api.Pipeline{Name: "p"}, Nodes: 1}
+	for _, tt := range []struct {
+		p     progress
+		width int
+		want  string
+	}{
+		{runs, 90, "gosrc  2,853,112 lines in  223,980 out  4s  310,400/s  held 8.3 MiB  leader names-2"},
+		{runs, 79, "gosrc  2,853,112 lines in  223,980 out  4s  310,400/s  held 8.3 MiB"},
+		{runs, 45, "gosrc  2,853,112 lines in  223,980 out  4s"},
+		{runs, 10, "gosrc"},
+		{headless, 90, "gosrc  2,853,112 lines in  223,980 out  4s  310,400/s  held 0 B  leader none"},
+		{begins, 79, "p  starting 1 node  0s"},
+		{waits, 79, "other  starting 8 nodes  1s"},
+		{idle, 79, "other  nothing read yet on 8 nodes  1s"},
+		{stuck, 79, "other waits: nobody serves role b"},
+	} {
+		if got := tt.p.line(tt.width); got != tt.want {
+			t.Errorf("in %d characters got %s\nwant %s", tt.width, got, tt.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitUnreachable = 69
+	exitDisk        = 74
 	exitBusy        = 75
 	exitConfig      = 78
 	exitInterrupted = 130
@@ -55,6 +57,7 @@ func withCode(err error) error {
 		coded       interface{ ExitCode() int } // of a tap, a sink or a program
 		unreachable *api.UnreachableError
 		notYet      *spec.NotYetError
+		path        *fs.PathError
 	)
 	switch {
 	case err == nil:
@@ -67,6 +70,10 @@ func withCode(err error) error {
 		return &exitError{coded.ExitCode(), err}
 	case errors.Is(err, syscall.EPIPE): // stdout's reader has gone, as after `| head`
 		return &exitError{Code: exitReaderGone}
+	case errors.As(err, &path) && path.Op == "write": // stdout is full
+		return &exitError{exitDisk, err}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &exitError{exitBusy, err}
 	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
 		return &exitError{Code: exitInterrupted}
 	case errors.As(err, &unreachable):

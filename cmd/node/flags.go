@@ -18,16 +18,35 @@ import (
 func setFromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "help" {
+		if f.Changed || f.Name == "help" || f.Name == "version" {
 			return
 		}
 		if v, ok := lookup(envName(f)); ok {
 			if err := flags.Set(f.Name, v); err != nil {
-				errs = append(errs, fmt.Errorf("environment variable %s: %w", envName(f), err))
+				errs = append(errs, flagError(envName(f)+"=%[2]s", err))
 			}
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// flagError says in a plain sentence which value a flag cannot have; format writes the flag's
+// name and the value. Other errors stay as they are.
+func flagError(format string, err error) error {
+	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	want := bad.Unwrap()
+	switch bad.GetFlag().Value.Type() {
+	case "int", "uint64":
+		want = errors.New("want a number")
+	case "duration":
+		want = errors.New("want a time, as 1s or 500ms")
+	case "bool":
+		want = errors.New("want true or false")
+	}
+	return fmt.Errorf(format+": %w", bad.GetFlag().Name, bad.GetValue(), want)
 }
 
 // withoutFlags is env less the variables that setFromEnv would read for flags: what a parent
@@ -55,7 +74,7 @@ func (s settings) Type() string   { return "NAME=VALUE" }
 func (s settings) Set(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	if !ok || name == "" {
-		return fmt.Errorf("%q is not NAME=VALUE", text)
+		return errors.New("want NAME=VALUE")
 	}
 	s[name] = value
 	return nil
@@ -94,12 +113,25 @@ func (s *byteSize) Set(text string) error {
 		*s = byteSize(n * u.bytes)
 		return nil
 	}
-	return fmt.Errorf("%q is not a size as 64MiB or 65536", text)
+	return errors.New("want a size, as 64MiB or 65536")
+}
+
+// logLevel is the value of --log-level.
+type logLevel struct{ *slog.Level }
+
+func (l logLevel) String() string { return strings.ToLower(l.Level.String()) }
+func (l logLevel) Type() string   { return "LEVEL" }
+
+func (l logLevel) Set(text string) error {
+	if l.UnmarshalText([]byte(text)) != nil {
+		return errors.New("choose debug, info, warn or error")
+	}
+	return nil
 }
 
 // addLogLevel adds --log-level to flags.
 func addLogLevel(flags *pflag.FlagSet, level *slog.Level) {
-	flags.TextVar(level, "log-level", *level, "least `LEVEL` of the log on stderr: debug, info, warn or error")
+	flags.Var(logLevel{level}, "log-level", "least `LEVEL` of the log on stderr: debug, info, warn or error")
 }
 
 // addSet adds --set to flags and returns its value.

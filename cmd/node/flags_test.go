@@ -18,7 +18,7 @@ func TestSetFromEnv(t *testing.T) {
 	if err := setFromEnv(flags, lookup); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"voters": "5", "log-level": "DEBUG", "memory": "32KiB", "json": "false"} {
+	for name, want := range map[string]string{"voters": "5", "log-level": "debug", "memory": "32KiB", "json": "false"} {
 		if got := flags.Lookup(name).Value.String(); got != want {
 			t.Errorf("--%s is %s, want %s", name, got, want)
 		}
@@ -28,8 +28,8 @@ func TestSetFromEnv(t *testing.T) {
 	}
 	env = map[string]string{"WEIR_MEMORY": "much"}
 	err := setFromEnv(newUp().Flags(), lookup)
-	if err == nil || !strings.Contains(err.Error(), `WEIR_MEMORY`) || !strings.Contains(err.Error(), `"much" is not a size`) {
-		t.Errorf("setFromEnv: %v", err)
+	if want := "WEIR_MEMORY=much: want a size, as 64MiB or 65536"; err == nil || err.Error() != want {
+		t.Errorf("setFromEnv: %v, want %s", err, want)
 	}
 }
 
@@ -74,6 +74,8 @@ func TestUsage(t *testing.T) {
 		{"", 0, ""},
 		{"--help", 0, ""},
 		{"version", 0, ""},
+		{"--version", 0, ""},
+		{"--json", 2, "unknown flag: --json"},
 		{"version --json", 0, ""},
 		{"nosuch", 2, `unknown command "nosuch" for "weir"`},
 		{"statsu", 2, "Did you mean this?\n\tstatus"},
@@ -83,13 +85,20 @@ func TestUsage(t *testing.T) {
 		{"up a --voters 9", 2, "--voters 9: choose 1 to 5"},
 		{"up a --kill-orchestrator -1s", 2, "choose a time from 0 on"},
 		{"up a --memory 64", 78, "a: there is no such file"},
-		{"up a --set x", 2, `"x" is not NAME=VALUE`},
+		{"up a --set x", 2, "weir: --set x: want NAME=VALUE\n"},
+		{"up a --log-level loud", 2, "weir: --log-level loud: choose debug, info, warn or error\n"},
+		{"up a --voters many", 2, "weir: --voters many: want a number\n"},
+		{"up a --kill-orchestrator soon", 2, "weir: --kill-orchestrator soon: want a time, as 1s or 500ms\n"},
+		{"up a --json=maybe", 2, "weir: --json maybe: want true or false\n"},
 		{"lint", 2, "lint takes one pipeline file, not 0"},
 		{"pipe", 2, "pipe takes at least one command"},
-		{"pipe cat -j -1", 2, "choose a number from 1 on"},
+		{"pipe cat -j -1", 2, "-j -1: choose 1 to 4096"},
+		{"pipe cat -j 0", 2, "-j 0: choose 1 to 4096"},
+		{"pipe cat -j 4097", 2, "-j 4097: choose 1 to 4096"},
 		{"status x", 2, "unknown command"},
-		{"status --addr x", 2, "an address is unix:PATH or http://HOST:PORT"},
+		{"status --addr x", 2, "an address is unix:PATH, HOST:PORT or http://HOST:PORT"},
 		{"status --addr http://127.0.0.1:1", 69, "no node answers at http://127.0.0.1:1"},
+		{"status --addr 127.0.0.1:1", 69, "no node answers at 127.0.0.1:1"},
 		{"start --role a", 2, "--role needs --file"},
 		{"start --join 127.0.0.1:1", 2, "--join needs the secret of the cluster"},
 	}

@@ -47,6 +47,8 @@ type fleet struct {
 	lines   chan logLine
 	reports chan report
 	answers chan answer
+	lasts   chan answer    // one: at the end of the first node, once it drains
+	asked   chan struct{}  // the first node knows that it is to answer on lasts
 	wg      sync.WaitGroup // of the goroutines that send on them
 
 	plan     []plannedNode
@@ -64,7 +66,10 @@ type fleet struct {
 	killNow bool             // it is time, once somebody leads whom we may kill
 
 	finished bool // said the last status
-	draining bool // interrupted once: the taps have been told to end
+	draining bool // interrupted once: the taps are told to end
+	untapped bool // all taps have ended
+	lastWord bool // what came on lasts was taken in, or will never come
+	exact    bool // last counts all that was read and written
 	stopping bool // all have
 	killAll  <-chan time.Time
 	ended    time.Time
@@ -83,6 +88,7 @@ type answer struct {
 func (f *fleet) run(signals <-chan os.Signal) error {
 	f.plan = planNodes(f.spec, f.cfg.Voters)
 	f.lines, f.reports, f.answers = make(chan logLine), make(chan report), make(chan answer)
+	f.asked, f.lasts = make(chan struct{}), make(chan answer)
 	for _, n := range f.plan {
 		f.con.names = max(f.con.names, len(n.ID))
 	}
@@ -93,11 +99,11 @@ func (f *fleet) run(signals <-chan os.Signal) error {
 	if err := f.start(f.plan[0], ""); err != nil {
 		return err
 	}
+	f.con.show(f.progress(api.Pipeline{Name: f.spec.Pipeline.Name}))
 	for f.live > 0 {
 		select {
 		case l := <-f.lines:
-			l.child.said = l.text
-			f.con.log(l.child.ID, l.text)
+			f.onLine(l.child, l.text)
 		case r := <-f.reports:
 			if r.hello != nil {
 				f.onHello(ctx, r.child, r.hello)
@@ -106,10 +112,14 @@ func (f *fleet) run(signals <-chan os.Signal) error {
 			}
 		case a := <-f.answers:
 			f.onAnswer(a)
+		case <-f.asked:
+			f.drain()
+		case a := <-f.lasts:
+			f.onLast(a)
 		case <-f.killDue:
 			f.killNow, f.killDue = true, nil
 		case <-signals:
-			f.onSignal()
+			f.onSignal(ctx)
 		case <-f.killAll:
 			f.con.line("weir: some nodes did not end in time and were killed")
 			f.forAll((*child).kill)
@@ -178,6 +188,9 @@ func (f *fleet) onEnd(c *child, err error) {
 	c.gone = true
 	f.live--
 	if f.stopping {
+		if c.verdict != "" {
+			f.con.log(c.ID, c.verdict)
+		}
 		return
 	}
 	left := 0
@@ -187,9 +200,8 @@ func (f *fleet) onEnd(c *child, err error) {
 		}
 	}
 	if f.draining && f.isTap(c) {
-		if !slices.ContainsFunc(f.children, func(o *child) bool { return f.isTap(o) && !o.gone }) {
-			f.stop(errInterrupted)
-		}
+		f.untapped = !slices.ContainsFunc(f.children, func(o *child) bool { return f.isTap(o) && !o.gone })
+		f.drained()
 		return
 	}
 	how := "ended by itself"
@@ -199,14 +211,29 @@ func (f *fleet) onEnd(c *child, err error) {
 	switch {
 	case exitCode(err) == exitReaderGone:
 		f.stop(&exitError{Code: exitReaderGone})
+	case c.Role != "" && left == 0 && c.verdict != "":
+		f.stop(&exitError{exitCode(err), fmt.Errorf("node %s: %s", c.ID, c.verdict)})
 	case c.Role != "" && left == 0:
 		if c.said != "" {
-			how += ": " + strings.TrimPrefix(c.said, "weir: ")
+			how += ": " + c.said
 		}
 		f.stop(&exitError{exitCode(err), fmt.Errorf("role %s has no node left: %s %s", c.Role, c.ID, how)})
 	case !c.killed:
+		if c.verdict != "" {
+			how += ": " + c.verdict
+		}
 		f.con.line(fmt.Sprintf("weir: node %s %s; the run goes on without it", c.ID, how))
 	}
+}
+
+// onLine shows a line of a node's log; its verdict is kept for the node's end.
+func (f *fleet) onLine(c *child, text string) {
+	if verdict, ok := strings.CutPrefix(text, verdictPrefix); ok {
+		c.verdict = verdict
+		return
+	}
+	c.said = text
+	f.con.log(c.ID, text)
 }
 
 func (f *fleet) isTap(c *child) bool { return f.spec.Roles[c.Role].Tap != nil }
@@ -229,7 +256,7 @@ func (f *fleet) onAnswer(a answer) {
 	for _, n := range a.status.Nodes {
 		f.heldMax = max(f.heldMax, n.HeldBytes)
 	}
-	f.con.show(progressLine(p, a.status, f.rate, now.Sub(f.began)))
+	f.con.show(f.progress(p))
 	f.killLeader(p)
 	switch _, known := leaderGap(f.last.Elections, f.kill); {
 	case p.State == "failed":
@@ -239,7 +266,46 @@ func (f *fleet) onAnswer(a answer) {
 	case !f.finished:
 		f.finished = true // a sink may have counted before the tap did: look once more
 	default:
+		f.exact = true
 		f.stop(nil)
+	}
+}
+
+// progress is the progress line for p.
+func (f *fleet) progress(p api.Pipeline) string {
+	return progress{
+		Pipeline: p, Status: f.last, Nodes: len(f.plan), PerSecond: f.rate, Took: time.Since(f.began),
+	}.line(f.con.columns() - 1)
+}
+
+// onLast takes in what the first node said at its end. It is all there is to say if no other tap
+// went on.
+func (f *fleet) onLast(a answer) {
+	f.lastWord = true
+	if p := pipelineOf(a.status, f.spec.Pipeline.Name); a.err == nil && p.State != "" && !f.stopping {
+		f.last = a.status
+		taps := slices.DeleteFunc(slices.Clone(f.plan), func(n plannedNode) bool { return f.spec.Roles[n.Role].Tap == nil })
+		f.exact = len(taps) == 1
+		if p.State == "failed" {
+			f.stop(failure(p))
+		}
+	}
+	f.drained()
+}
+
+// drain tells the taps to end.
+func (f *fleet) drain() {
+	for _, c := range f.children {
+		if f.isTap(c) && !f.stopping { // a second signal would not let it finish
+			c.terminate()
+		}
+	}
+}
+
+// drained ends a run that was interrupted, when there is nothing more to wait for.
+func (f *fleet) drained() {
+	if f.untapped && f.lastWord {
+		f.stop(errInterrupted)
 	}
 }
 
@@ -272,7 +338,7 @@ func (f *fleet) killLeader(p api.Pipeline) {
 }
 
 // onSignal drains at the first Ctrl-C and stops at the second.
-func (f *fleet) onSignal() {
+func (f *fleet) onSignal(ctx context.Context) {
 	switch {
 	case f.draining || f.stopping:
 		f.stop(errInterrupted)
@@ -282,11 +348,8 @@ func (f *fleet) onSignal() {
 	default:
 		f.draining = true
 		f.con.line("weir: interrupted: finishing what is in flight; interrupt again to stop at once")
-		for _, c := range f.children {
-			if f.isTap(c) {
-				c.terminate()
-			}
-		}
+		// The first node is a tap, and the one that knows it all.
+		f.wg.Go(func() { askLast(ctx, "unix:"+f.socket, f.asked, f.lasts) })
 	}
 }
 
@@ -319,6 +382,7 @@ func (f *fleet) figures() figures {
 	figs.HeldBytesMax = f.heldMax
 	figs.Seconds = f.ended.Sub(f.began).Round(time.Millisecond).Seconds()
 	figs.Nodes = len(f.children)
+	figs.AtLeast = !f.exact
 	return figs
 }
 
@@ -338,5 +402,24 @@ func poll(ctx context.Context, addr string, out chan<- answer) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// askLast asks the node at addr for the status at its end: a word on asked says that the node
+// may be told to end, then one answer comes on out.
+func askLast(ctx context.Context, addr string, asked chan<- struct{}, out chan<- answer) {
+	var a answer
+	wait, err := api.AtEnd(ctx, addr)
+	select {
+	case asked <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	if a.err = err; err == nil {
+		a.status, a.err = wait()
+	}
+	select {
+	case out <- a:
+	case <-ctx.Done():
 	}
 }

@@ -94,13 +94,13 @@ func TestFleetEnds(t *testing.T) {
 		{"a first node without a hello", fakes{Nodes: map[string]string{"in-1": "mute"}},
 			2, `^role in has no node left: in-1 ended: exit status 2: panic: a bug$`, `in-1    \| panic: a bug\n`},
 		{"the only node of a role dies", fakes{Nodes: map[string]string{"out-1": "die"}},
-			74, `^role out has no node left: out-1 ended: exit status 74: disk full: /x$`, `out-1   \| weir: disk full: /x\n`},
+			74, `^node out-1: disk full: /x$`, `^$`},
 		{"one of two nodes dies", fakes{EndAt: 6, Nodes: map[string]string{"work-2": "die"}},
-			exitOK, ``, `(?m)^weir: node work-2 ended: exit status 74; the run goes on without it$`},
+			exitOK, ``, `(?m)^weir: node work-2 ended: exit status 74: disk full: /x; the run goes on without it$`},
 		{"a voter dies", fakes{EndAt: 6, Nodes: map[string]string{"voter-1": "die"}},
-			exitOK, ``, `(?m)^weir: node voter-1 ended: exit status 74; the run goes on without it$`},
+			exitOK, ``, `(?m)^weir: node voter-1 ended: exit status 74: disk full: /x; the run goes on without it$`},
 		{"both nodes of a role die", fakes{Nodes: map[string]string{"work-1": "die", "work-2": "die"}},
-			74, `^role work has no node left: work-[12] ended`, `the run goes on without it`},
+			74, `^node work-[12]: disk full: /x$`, `the run goes on without it`},
 		{"a node that talks", fakes{EndAt: 6, Nodes: map[string]string{"work-1": "chatter"}},
 			exitOK, ``, `^work-1  \| one\nwork-1  \| two\nwork-1  \| x+\nwork-1  \| last\n$`},
 		{"a node that will not end", fakes{EndAt: 2, Nodes: map[string]string{"work-1": "deaf"}},
@@ -181,8 +181,12 @@ func TestFleetInterrupted(t *testing.T) {
 				}
 			}()
 			err := f.run(signals)
-			if !errors.Is(err, errInterrupted) || f.figures().State != "interrupted" {
+			figs := f.figures()
+			if !errors.Is(err, errInterrupted) || figs.State != "interrupted" {
 				t.Errorf("run: %v", err)
+			}
+			if sure := tt.signals == 1; figs.AtLeast == sure {
+				t.Errorf("counts are a lower bound: %t, want %t", figs.AtLeast, !sure)
 			}
 			if !strings.Contains(stderr.String(), "interrupt again to stop at once") {
 				t.Errorf("stderr:\n%s", stderr)

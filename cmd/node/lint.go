@@ -2,9 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,37 +16,65 @@ func newLint() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lint FILE",
 		Short: "Say what is wrong with a pipeline file; exit 78 if it cannot run",
-		Args:  oneFile,
+		Long: `lint says on stderr what is wrong with a pipeline file, as up would, and runs nothing: a
+line for each problem, with its place. Warnings alone exit 0.`,
+		Args: oneFile,
 	}
 	set := addSet(cmd.Flags())
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the problems as a JSON array")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the problems on stdout instead, as a JSON array")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
-		f, err := spec.Load(args[0], set)
-		if err != nil {
-			return &exitError{exitConfig, err}
+		_, problems := lint(args[0], set)
+		if !asJSON {
+			return tell(cmd.ErrOrStderr(), problems)
 		}
-		problems := f.Lint()
-		if asJSON {
-			err = writeProblemsJSON(cmd.OutOrStdout(), problems)
-		} else {
-			err = writeProblems(cmd.OutOrStdout(), args[0], problems)
+		if err := writeProblemsJSON(cmd.OutOrStdout(), problems); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("write the problems: %w", err)
-		}
-		if slices.ContainsFunc(problems, func(p spec.Problem) bool { return p.Severity == spec.SeverityError }) {
-			return &exitError{Code: exitConfig} // it is said
-		}
-		return nil
+		return tell(io.Discard, problems)
 	})
 	return cmd
 }
 
-func writeProblems(w io.Writer, path string, problems []spec.Problem) error {
-	for _, p := range problems {
-		if _, err := fmt.Fprintf(w, "%s: %s\n", path, p); err != nil {
-			return err
+// lint reads a pipeline file and returns what is wrong with it; the file is nil where it cannot
+// be read.
+func lint(path string, set map[string]string) (*spec.File, []spec.Problem) {
+	f, err := spec.Load(path, set)
+	if err == nil {
+		return f, f.Lint()
+	}
+	var problems []spec.Problem
+	for _, err := range parts(err) {
+		p := spec.Problem{Pos: spec.Pos{File: path}, Severity: spec.SeverityError, Text: err.Error()}
+		if bad, ok := errors.AsType[*spec.Error](err); ok {
+			p.Pos, p.Text = bad.Pos, bad.Text
+		} else if later, ok := errors.AsType[*spec.NotYetError](err); ok {
+			p.Pos, p.Text = later.Pos, fmt.Sprintf("%q is not there yet", later.What)
 		}
+		problems = append(problems, p)
+	}
+	return nil, problems
+}
+
+// parts is what err joins, or err.
+func parts(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// tell says what is wrong, a line each; its error, with nothing more to say, is that the
+// pipeline cannot run.
+func tell(w io.Writer, problems []spec.Problem) error {
+	code := exitOK
+	for _, p := range problems {
+		if p.Severity == spec.SeverityError {
+			code = exitConfig
+		}
+		fmt.Fprintf(w, "weir: %s\n", p) // stderr is gone if it fails: the code says it
+	}
+	if code != exitOK {
+		return &exitError{Code: code}
 	}
 	return nil
 }
@@ -54,12 +82,15 @@ func writeProblems(w io.Writer, path string, problems []spec.Problem) error {
 func writeProblemsJSON(w io.Writer, problems []spec.Problem) error {
 	type problem struct {
 		Severity spec.Severity `json:"severity"`
-		Role     string        `json:"role"`
+		Role     string        `json:"role,omitempty"`
 		Text     string        `json:"text"`
+		File     string        `json:"file"`
+		Line     int           `json:"line,omitempty"`
+		Col      int           `json:"col,omitempty"`
 	}
 	list := make([]problem, len(problems))
 	for i, p := range problems {
-		list[i] = problem(p)
+		list[i] = problem{p.Severity, p.Role, p.Text, p.File, p.Line, p.Col}
 	}
 	return json.NewEncoder(w).Encode(list)
 }

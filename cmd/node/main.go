@@ -53,12 +53,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "weir: %v\nSee %q.\n", err, cmd.CommandPath()+" --help")
 		return exitUsage
 	case failure.Err != nil:
-		fmt.Fprintf(stderr, "weir: %v\n", failure.Err)
+		for _, err := range parts(failure.Err) {
+			fmt.Fprintf(stderr, "weir: %v\n", err)
+		}
 	}
 	return failure.Code
 }
 
 func newRoot() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "weir",
 		Short: "Move records through a graph of programs, on this machine or many",
@@ -72,6 +75,14 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 			return setFromEnv(cmd.Flags(), os.LookupEnv)
 		},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version of this program")
+	root.RunE = verb(func(cmd *cobra.Command, _ []string) error {
+		if showVersion {
+			return writeVersion(cmd.OutOrStdout(), false)
+		}
+		return cmd.Help()
+	})
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError("--%s %s", err) })
 	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newSim(), newVersion())
 	return root
 }

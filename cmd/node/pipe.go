@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 // pipeConfig is what `pipe` was asked to do.
 type pipeConfig struct {
 	Commands  []string
-	Procs     int // of each command at once; 0 = one a CPU
+	Procs     int // of each command at once
 	RecordMax byteSize
 	Memory    byteSize
 	LogLevel  slog.Level
@@ -31,12 +33,20 @@ type pipeConfig struct {
 // pipeName is the pipeline that `pipe` makes, and its one node.
 const pipeName = "pipe"
 
+// recordMaxDefault is the most a line may hold, in bytes (DESIGN 6).
+const recordMaxDefault byteSize = 1 << 20
+
+// procsMax is the most processes of a command at once: as many as a file may ask for (spec).
+const procsMax = 4096
+
 // endEvery is how often a node in our own process is asked whether its pipeline has ended: no
 // person waits for less, and an answer costs microseconds.
 const endEvery = 20 * time.Millisecond
 
 func newPipe() *cobra.Command {
-	cfg := pipeConfig{Memory: memoryDefault, LogLevel: slog.LevelWarn}
+	cfg := pipeConfig{
+		Procs: runtime.NumCPU(), RecordMax: recordMaxDefault, Memory: memoryDefault, LogLevel: slog.LevelWarn,
+	}
 	cmd := &cobra.Command{
 		Use:   "pipe 'CMD' ['CMD' ...]",
 		Short: "Run stdin through programs to stdout, several processes of each at once",
@@ -49,17 +59,20 @@ each line alone, as grep, sed, cut, tr and awk do and sort does not.`,
 			if len(args) == 0 {
 				return errors.New("pipe takes at least one command")
 			}
+			if i := slices.IndexFunc(args, func(cmd string) bool { return strings.TrimSpace(cmd) == "" }); i >= 0 {
+				return fmt.Errorf("command %d is empty", i+1)
+			}
 			return nil
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVarP(&cfg.Procs, "procs", "j", 0, "`NUMBER` of processes of each command at once (default one a CPU)")
-	flags.Var(&cfg.RecordMax, "record-max", "the most a line may hold (default 1MiB)")
+	flags.IntVarP(&cfg.Procs, "procs", "j", cfg.Procs, "`NUMBER` of processes of each command at once: one a CPU unless told")
+	flags.Var(&cfg.RecordMax, "record-max", "the most a line may hold")
 	flags.Var(&cfg.Memory, "memory", "the most that may be under way")
 	addLogLevel(flags, &cfg.LogLevel)
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
 		cfg.Commands = args
-		ctx, stop := drainOnSignal(cmd.Context())
+		ctx, stop := drainOnSignal(cmd.Context(), true)
 		defer stop()
 		return pipe(ctx, cfg, cmd.ErrOrStderr())
 	})
@@ -68,12 +81,15 @@ each line alone, as grep, sed, cut, tr and awk do and sort does not.`,
 
 // pipe runs the commands on one node in this process.
 func pipe(ctx context.Context, cfg pipeConfig, stderr io.Writer) error {
-	if cfg.Procs < 0 {
-		return &exitError{exitUsage, fmt.Errorf("-j %d: choose a number from 1 on", cfg.Procs)}
+	if cfg.Procs < 1 || cfg.Procs > procsMax {
+		return &exitError{exitUsage, fmt.Errorf("-j %d: choose 1 to %d", cfg.Procs, procsMax)}
 	}
 	f, err := pipeFile(cfg)
 	if err != nil {
 		return &exitError{exitConfig, err}
+	}
+	if err := checkStdio(f); err != nil {
+		return err
 	}
 	for _, p := range f.Lint() {
 		fmt.Fprintf(stderr, "weir: %s\n", p)

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,11 +39,39 @@ func TestScripts(t *testing.T) {
 			return os.Mkdir(filepath.Join(env.WorkDir, "run"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"lock":  lock,
-			"until": until,
+			"dead-socket": deadSocket,
+			"exits":       exits,
+			"lock":        lock,
+			"port":        port,
+			"until":       until,
 		},
 	})
+}
+
+// deadSocket PATH leaves a Unix socket there as a node does that was killed some time ago.
+func deadSocket(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	ts.Check(err)
+	l.SetUnlinkOnClose(false)
+	ts.Check(l.Close())
+	old := time.Now().Add(-time.Minute)
+	ts.Check(os.Chtimes(path, old, old))
+}
+
+// port NAME [used] sets a variable to a TCP port of 127.0.0.1: one that was free a moment ago,
+// which is good enough for a test, or one that is in use until the script ends.
+func port(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, number, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], number)
+	if len(args) == 1 {
+		ts.Check(l.Close())
+		return
+	}
+	ts.Defer(func() { l.Close() })
 }
 
 // exits CODE PROGRAM ARG... runs a program that must exit with a code.

@@ -73,7 +73,7 @@ func newStart() *cobra.Command {
 	_ = flags.MarkHidden("hello-fd") // fails only for a flag that is not there
 	addLogLevel(flags, &cfg.LogLevel)
 	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
-		ctx, stop := drainOnSignal(cmd.Context())
+		ctx, stop := drainOnSignal(cmd.Context(), cfg.HelloFD == 0)
 		defer stop()
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: cfg.LogLevel}))
 		return start(ctx, cfg, log)
@@ -83,20 +83,25 @@ func newStart() *cobra.Command {
 
 // drainOnSignal returns a context that the first SIGINT or SIGTERM ends, with errInterrupted as
 // its cause. The second, or a SIGHUP, which a node gets when its parent dies, ends the process
-// and its programs at once.
-func drainOnSignal(ctx context.Context) (context.Context, func()) {
+// and its programs at once. Without interrupts SIGINT does nothing: a node of up that reads stdin
+// gets the terminal's as well as what up then sends it, and the two are not meant as two.
+func drainOnSignal(ctx context.Context, interrupts bool) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	got := make(chan os.Signal, 2) // length 2: signal.Notify does not wait, nor may the second get lost
 	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the returned function
 		defer close(done)
-		for draining := false; ; draining = true {
+		for draining := false; ; {
 			select {
 			case s := <-got:
+				if s == syscall.SIGINT && !interrupts {
+					continue
+				}
 				if draining || s == syscall.SIGHUP {
 					exitWithAll(exitInterrupted)
 				}
+				draining = true
 				cancel(errInterrupted)
 			case <-quit:
 				return

@@ -29,6 +29,7 @@ type figures struct {
 	HeldBytesMax      int64            `json:"held_bytes_max"`      // the most one node was seen to hold
 	Seconds           float64          `json:"seconds"`
 	Nodes             int              `json:"nodes"`
+	AtLeast           bool             `json:"at_least,omitempty"` // the nodes could not be asked at the end: counts are of a moment before
 }
 
 // kill is the orchestrator's: who led, in which term, and when it was killed. The zero value
@@ -94,9 +95,13 @@ func pipelineOf(st api.Status, name string) api.Pipeline {
 // writeSummary tells a person how a run went.
 func writeSummary(w io.Writer, f figures, st api.Status, k kill) {
 	b := new(strings.Builder)
-	fmt.Fprintf(b, "%s %s after %.1f s on %d nodes\n", f.Pipeline, f.State, f.Seconds, f.Nodes)
-	fmt.Fprintf(b, "  read   %s lines in %s records\n", count(f.LinesIn), count(f.RecordsIn))
-	fmt.Fprintf(b, "  wrote  %s lines in %s records, %s of them twice\n", count(f.LinesOut), count(f.RecordsOut), count(f.Duplicates))
+	atLeast := ""
+	if f.AtLeast {
+		atLeast = "at least "
+	}
+	fmt.Fprintf(b, "%s %s after %.1f s on %s\n", f.Pipeline, f.State, f.Seconds, plural(uint64(f.Nodes), "node"))
+	fmt.Fprintf(b, "  read   %s%s in %s\n", atLeast, plural(f.LinesIn, "line"), plural(f.RecordsIn, "record"))
+	fmt.Fprintf(b, "  wrote  %s%s in %s, %s of them twice\n", atLeast, plural(f.LinesOut, "line"), plural(f.RecordsOut, "record"), count(f.Duplicates))
 	fmt.Fprintf(b, "  held   at most %s on one node\n", size(f.HeldBytesMax))
 	if k.Node != "" {
 		fmt.Fprintf(b, "  killed %s, which led\n", k.Node)

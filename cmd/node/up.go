@@ -70,6 +70,9 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := checkStdio(f); err != nil {
+		return err
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the program to run nodes with: %w", err)
@@ -104,17 +107,11 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 	return runErr
 }
 
-// loadSpec reads a pipeline file and lints it: warnings go to w, an error ends it.
+// loadSpec reads a pipeline file and lints it: problems go to w, an error among them ends it.
 func loadSpec(path string, set map[string]string, w io.Writer) (*spec.File, error) {
-	f, err := spec.Load(path, set)
-	if err != nil {
-		return nil, &exitError{exitConfig, err}
-	}
-	for _, p := range f.Lint() {
-		if p.Severity == spec.SeverityError {
-			return nil, &exitError{exitConfig, fmt.Errorf("%s: %s", path, p.Text)}
-		}
-		fmt.Fprintf(w, "weir: %s: %s\n", path, p)
+	f, problems := lint(path, set)
+	if err := tell(w, problems); err != nil {
+		return nil, err
 	}
 	return f, nil
 }

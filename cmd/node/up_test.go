@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -90,6 +91,57 @@ func TestUpInterruptedTwice(t *testing.T) {
 	}
 	if left := marked(m); len(left) > 0 {
 		t.Errorf("left running: %q", left)
+	}
+}
+
+// A Ctrl-C goes to all processes of the terminal's group: up and its node that reads stdin. It is
+// one, although up then signals the node too, and what was read is finished.
+func TestUpInterruptedAtTheTerminal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	runtimeDir(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s.yaml")
+	text := `
+pipeline: s
+graph: in -> work -> out
+roles:
+  in:   {tap: stdin}
+  work: {sh: 'echo >>started; sleep 1; cat'}
+  out:  {sink: {file: out.txt}}
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd := exec.Command("weir", "up", path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = &stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(stdin, "a\nb\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitForFile(filepath.Join(dir, "started"))
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its code is looked at next
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("exit code %d, want %d", code, exitInterrupted)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "out.txt")); string(got) != "a\nb\n" {
+		t.Errorf("written: %q, %v", got, err)
+	}
+	if want := "  wrote  2 lines in 1 record, "; !strings.Contains(stderr.String(), want) {
+		t.Errorf("stderr:\n%s\nwant %q", &stderr, want)
 	}
 }
 

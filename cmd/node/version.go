@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -27,23 +28,27 @@ func newVersion() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
-		info, _ := debug.ReadBuildInfo() // nil only without modules
-		v := versionOf(info)
-		if asJSON {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
-		}
-		line := "weir " + v.Version
-		if v.Revision != "" {
-			line += fmt.Sprintf(" (%.12s", v.Revision)
-			if v.Modified {
-				line += ", modified"
-			}
-			line += ")"
-		}
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), line+", "+v.Go)
-		return err
+		return writeVersion(cmd.OutOrStdout(), asJSON)
 	})
 	return cmd
+}
+
+func writeVersion(w io.Writer, asJSON bool) error {
+	info, _ := debug.ReadBuildInfo() // nil only without modules
+	v := versionOf(info)
+	if asJSON {
+		return json.NewEncoder(w).Encode(v)
+	}
+	line := "weir " + v.Version
+	if v.Revision != "" {
+		line += fmt.Sprintf(" (%.12s", v.Revision)
+		if v.Modified {
+			line += ", modified"
+		}
+		line += ")"
+	}
+	_, err := fmt.Fprintln(w, line+", "+v.Go)
+	return err
 }
 
 // versionOf reads a build's own record; nil is a build without one.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -71,7 +72,7 @@ func TestStatusOverBothDoors(t *testing.T) {
 	tl := listenTCP(t)
 	serve(t, ul, source{status: want})
 	serve(t, tl, source{status: want})
-	for _, addr := range []string{"unix:" + sock, "http://" + tl.Addr().String()} {
+	for _, addr := range []string{"unix:" + sock, "http://" + tl.Addr().String(), tl.Addr().String()} {
 		got, err := Get(t.Context(), addr)
 		if err != nil {
 			t.Errorf("Get(%s): %v", addr, err)
@@ -79,6 +80,79 @@ func TestStatusOverBothDoors(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("Get(%s) (-want +got):\n%s", addr, diff)
 		}
+	}
+}
+
+// counting is a Source whose epoch says how often it was asked before it was told to end, and
+// whose answer needs a context that is not over.
+type counting struct{ ended chan struct{} }
+
+func (c counting) Status(ctx context.Context) (Status, error) {
+	select {
+	case <-c.ended:
+		return Status{Epoch: 2}, ctx.Err()
+	default:
+		return Status{Epoch: 1}, ctx.Err()
+	}
+}
+
+// Who asks for the status at the end gets that of the end, and the server waits for it.
+func TestAtEnd(t *testing.T) {
+	sock := socketPath(t)
+	l, err := Listen(sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := counting{make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, l, src) }()
+
+	gone, leave := context.WithCancel(t.Context())
+	if _, err := AtEnd(gone, "unix:"+sock); err != nil {
+		t.Fatal(err)
+	}
+	leave() // a client that goes away keeps nothing
+	waits := make([]func() (Status, error), endsMax-1)
+	for i := range waits {
+		if waits[i], err = AtEnd(t.Context(), "unix:"+sock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, err := Get(t.Context(), "unix:"+sock); st.Epoch != 1 || err != nil {
+		t.Errorf("meanwhile epoch %d, %v", st.Epoch, err)
+	}
+	close(src.ended)
+	cancel()
+	for _, wait := range waits {
+		if st, err := wait(); st.Epoch != 2 || err != nil {
+			t.Errorf("at the end epoch %d, %v; want 2", st.Epoch, err)
+		}
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if _, err := AtEnd(t.Context(), "unix:"+sock); err == nil {
+		t.Error("a node that has ended took a question")
+	}
+}
+
+// Waiting for the end is for a few.
+func TestAtEndIsBounded(t *testing.T) {
+	l := listenTCP(t)
+	serve(t, l, source{})
+	for range endsMax {
+		if _, err := AtEnd(t.Context(), l.Addr().String()); err != nil { // waits as long as the context
+			t.Fatal(err)
+		}
+	}
+	wait, err := AtEnd(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wait(); err == nil || !strings.Contains(err.Error(), "16 others wait") {
+		t.Errorf("one more: %v", err)
 	}
 }
 
@@ -95,6 +169,7 @@ func TestRequestsRefused(t *testing.T) {
 		{"GET", "/livez", "[::1]:" + port, 200},
 		{"HEAD", "/livez", "127.0.0.1", 200},
 		{"GET", "/v1/status", "localhost:1", 200},
+		{"GET", "/v1/status?at=start", "localhost", 400},
 		{"GET", "/livez", "evil.example", 421},
 		{"GET", "/v1/status", "evil.example:" + port, 421},
 		{"GET", "/livez", "127.0.0.1.evil.example", 421},
@@ -159,14 +234,14 @@ func TestStatusFails(t *testing.T) {
 func TestGetNobody(t *testing.T) {
 	l := listenTCP(t)
 	l.Close()
-	for _, addr := range []string{"http://" + l.Addr().String(), "unix:" + socketPath(t)} {
+	for _, addr := range []string{"http://" + l.Addr().String(), l.Addr().String(), "unix:" + socketPath(t)} {
 		_, err := Get(t.Context(), addr)
 		var ue *UnreachableError
 		if !errors.As(err, &ue) || ue.Addr != addr {
 			t.Errorf("Get(%s): %v, want an UnreachableError", addr, err)
 		}
 	}
-	for _, addr := range []string{"", "unix:", "n1", "127.0.0.1:80", "https://127.0.0.1", "http://", "http://h/path"} {
+	for _, addr := range []string{"", "unix:", "n1", "n1:", "https://127.0.0.1", "http://", "http://h/path"} {
 		if _, err := Get(t.Context(), addr); !errors.Is(err, ErrAddress) {
 			t.Errorf("Get(%q): %v", addr, err)
 		}
@@ -268,10 +343,35 @@ func TestSockets(t *testing.T) {
 		}
 		defer l.Close()
 	}
+	// What killed nodes leave: an old socket goes, one that may be just being opened stays.
+	for _, name := range []string{"killed.sock", "new.sock"} {
+		l, err := Listen(filepath.Join(Dir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		l.Close()
+	}
+	old := time.Now().Add(-2 * staleWait)
+	if err := os.Chtimes(filepath.Join(Dir(), "killed.sock"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	mine := filepath.Join(Dir(), "mine.sock")
+	if err := os.WriteFile(mine, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(mine, old, old); err != nil {
+		t.Fatal(err)
+	}
 	got, err := Sockets()
 	want := []string{filepath.Join(run, "weir", "a.sock"), filepath.Join(run, "weir", "b.sock")}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("Sockets() (-want +got), %v:\n%s", err, diff)
+	}
+	for name, stays := range map[string]bool{"killed.sock": false, "new.sock": true, "mine.sock": true} {
+		if _, err := os.Lstat(filepath.Join(Dir(), name)); (err == nil) != stays {
+			t.Errorf("%s: %v, want it there: %t", name, err, stays)
+		}
 	}
 	t.Setenv("XDG_RUNTIME_DIR", "")
 	if d := Dir(); !strings.HasPrefix(d, os.TempDir()) {

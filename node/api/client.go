@@ -23,7 +23,7 @@ const (
 )
 
 // ErrAddress is the error of an address that Get cannot read.
-var ErrAddress = errors.New("an address is unix:PATH or http://HOST:PORT")
+var ErrAddress = errors.New("an address is unix:PATH, HOST:PORT or http://HOST:PORT")
 
 // UnreachableError says that nobody answers at an address.
 type UnreachableError struct {
@@ -36,27 +36,51 @@ func (e *UnreachableError) Error() string {
 }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// Get asks the node at addr, "unix:PATH" or "http://HOST:PORT", for the status of its cluster.
+// Get asks the node at addr, "unix:PATH" or "[http://]HOST:PORT", for the status of its cluster.
 func Get(ctx context.Context, addr string) (Status, error) {
-	var st Status
-	base, tr, err := parseAddr(addr)
-	if err != nil {
-		return st, err
-	}
-	defer tr.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, getWait)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/status", nil)
+	resp, err := ask(ctx, addr, "/v1/status")
 	if err != nil {
-		return st, fmt.Errorf("address %s: %w", addr, err)
+		return Status{}, err
+	}
+	return readStatus(addr, resp)
+}
+
+// AtEnd asks the node at addr for the status of its cluster as it is when the node, having
+// drained, ends. It returns once the node has taken the question, and wait when it has answered;
+// call wait, or end ctx.
+func AtEnd(ctx context.Context, addr string) (wait func() (Status, error), err error) {
+	resp, err := ask(ctx, addr, "/v1/status?at=end")
+	if err != nil {
+		return nil, err
+	}
+	return func() (Status, error) { return readStatus(addr, resp) }, nil
+}
+
+// ask returns an answer whose body is still to come.
+func ask(ctx context.Context, addr, path string) (*http.Response, error) {
+	base, tr, err := parseAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	tr.DisableKeepAlives = true
+	tr.ResponseHeaderTimeout = getWait
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("address %s: %w", addr, err)
 	}
 	resp, err := (&http.Client{Transport: tr}).Do(req)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // without the made-up URL of a socket
 		}
-		return st, &UnreachableError{Addr: addr, Err: err}
+		return nil, &UnreachableError{Addr: addr, Err: err}
 	}
+	return resp, nil
+}
+
+func readStatus(addr string, resp *http.Response) (st Status, _ error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, statusBytesMax+1))
 	switch {
@@ -83,7 +107,11 @@ func parseAddr(addr string) (base string, tr *http.Transport, err error) {
 		}
 		return "http://weir", tr, nil
 	}
-	u, err := url.Parse(addr)
+	text := addr
+	if _, port, err := net.SplitHostPort(addr); err == nil && port != "" {
+		text = "http://" + addr
+	}
+	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" || u.Host == "" || (u.Path != "" && u.Path != "/") {
 		return "", nil, fmt.Errorf("%q: %w", addr, ErrAddress)
 	}

@@ -15,8 +15,8 @@ const (
 	// socketPathMax is the longest path of a Unix socket on Linux, in bytes: sun_path holds 108
 	// with the final zero (unix(7)).
 	socketPathMax = 107
-	// staleWait is how long a left-over socket may take to show that somebody still listens. A
-	// local connect is answered by the kernel at once.
+	// staleWait is how long a left-over socket may take to show that somebody still listens: a
+	// local connect is answered by the kernel at once, and a new socket is listened on at once.
 	staleWait = time.Second
 )
 
@@ -30,7 +30,8 @@ func Dir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("weir-%d", os.Getuid()))
 }
 
-// Sockets lists the sockets in Dir, sorted. Those whose node was killed are among them.
+// Sockets lists the sockets in Dir on which a node listens, sorted. It removes those whose node
+// was killed.
 func Sockets() ([]string, error) {
 	dir := Dir()
 	paths, err := filepath.Glob(filepath.Join(dir, "*.sock"))
@@ -40,8 +41,27 @@ func Sockets() ([]string, error) {
 	if err := private(dir); err != nil {
 		return nil, err
 	}
+	paths = slices.DeleteFunc(paths, func(path string) bool { return !live(path) })
 	slices.Sort(paths)
 	return paths, nil
+}
+
+// live reports whether somebody listens on the socket at path. One that nobody does, and that is
+// not just being opened, it removes.
+func live(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	c, err := net.DialTimeout("unix", path, staleWait)
+	if err == nil {
+		c.Close()
+		return true
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) && time.Since(fi.ModTime()) > staleWait {
+		_ = os.Remove(path) // it stays, and is passed over
+	}
+	return !errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Listen opens a Unix socket at path with mode 0600, in a folder that only its owner can enter;

@@ -22,15 +22,19 @@ const (
 	idleWait = time.Minute
 	// headerBytesMax is the most a request's head may hold, in bytes (FAULTS 4).
 	headerBytesMax = 16 << 10
-	// closeWait is how long answers under way may take once the server stops.
-	closeWait = time.Second
+	// closeWait is how long answers under way may take once the server stops: a second to gather
+	// (Source), as much again to write.
+	closeWait = 2 * time.Second
+	// endsMax is how many may wait for the end at once; a run has one who does.
+	endsMax = 16
 )
 
-// Serve answers GET /v1/status and GET /livez on l until ctx is done. It closes l and returns
-// with nothing running; the error is nil when ctx ended it.
+// Serve answers GET /v1/status and GET /livez on l until ctx is done, and then those who asked
+// for the status at the end. It closes l and returns with nothing running; the error is nil when
+// ctx ended it.
 func Serve(ctx context.Context, l net.Listener, src Source) error {
 	srv := &http.Server{
-		Handler:           guard(l.Addr().Network(), routes(src)),
+		Handler:           guard(l.Addr().Network(), routes(ctx, src)),
 		ReadHeaderTimeout: headerWait,
 		ReadTimeout:       headerWait,
 		WriteTimeout:      answerWait,
@@ -57,25 +61,59 @@ func Serve(ctx context.Context, l net.Listener, src Source) error {
 	return nil
 }
 
-func routes(src Source) http.Handler {
+// routes answers until ctx is done, which ends the contexts of all requests too.
+func routes(ctx context.Context, src Source) http.Handler {
+	ends := make(chan struct{}, endsMax)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		st, err := src.Status(r.Context())
+		asked := r.Context()
+		w.Header().Set("Cache-Control", "no-store")
+		switch at := r.URL.Query().Get("at"); at {
+		case "":
+		case "end":
+			select {
+			case ends <- struct{}{}:
+				defer func() { <-ends }()
+			default:
+				http.Error(w, fmt.Sprintf("%d others wait for the end already", endsMax), http.StatusServiceUnavailable)
+				return
+			}
+			if !awaitEnd(ctx, w, r) {
+				return
+			}
+			asked = context.WithoutCancel(asked)
+		default:
+			http.Error(w, fmt.Sprintf("at=%.20q: there is only at=end", at), http.StatusBadRequest)
+			return
+		}
+		st, err := src.Status(asked)
 		if err != nil {
 			http.Error(w, "no status: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(st) // the client has gone: there is nobody to tell
 	})
 	return mux
+}
+
+// awaitEnd tells the client that its question is taken, so that it may end the node, and waits
+// until ctx is done; false: the client has gone.
+func awaitEnd(ctx context.Context, w http.ResponseWriter, r *http.Request) bool {
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/json")
+	// However long it takes: the client is one of few, and its going is seen.
+	if errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{}), rc.Flush()) != nil {
+		return false
+	}
+	<-r.Context().Done()
+	return ctx.Err() != nil && rc.SetWriteDeadline(time.Now().Add(answerWait)) == nil
 }
 
 // guard lets through what may ask. Over TCP the Host must be a name of this machine: a page in

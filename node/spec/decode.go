@@ -48,7 +48,7 @@ func Parse(name string, text []byte, set map[string]string) (*File, error) {
 }
 
 func (d *decoder) file(doc ast.Node) (*File, error) {
-	f := &File{Roles: make(map[string]Role), Dir: d.dir}
+	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos)}
 	p := &f.Pipeline
 	var edges ast.Node
 	err := d.mapping(doc, "the file", keys{
@@ -63,7 +63,7 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 		},
 		"roles": func(_, v ast.Node) error {
 			return d.each(v, "roles", func(name string, at, v ast.Node) (err error) {
-				d.rolesAt[name] = at
+				d.rolesAt[name], f.places[name] = at, d.pos(at)
 				f.Roles[name], err = d.role(name, at, v)
 				return err
 			})

@@ -3,8 +3,12 @@ package spec
 // Pure but for variables of the environment: taps and sinks.
 
 import (
+	"errors"
+	"fmt"
 	"math"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -108,9 +112,28 @@ func (d *decoder) globs(n ast.Node) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := CheckGlob(g); err != nil {
+			return nil, d.fail(v, "glob: %v", err)
+		}
 		globs = append(globs, g)
 	}
 	return globs, nil
+}
+
+// CheckGlob returns what is wrong with the pattern of a glob, on any machine.
+func CheckGlob(pattern string) error {
+	if pattern == "" {
+		return errors.New("the pattern is empty")
+	}
+	for seg := range strings.SplitSeq(pattern, "/") {
+		if _, err := path.Match(seg, ""); err != nil {
+			return errors.New("a bracket is not closed, or a backslash is last")
+		}
+		if seg != "**" && strings.Contains(seg, "**") {
+			return fmt.Errorf("%q: ** stands alone between slashes", seg)
+		}
+	}
+	return nil
 }
 
 func (d *decoder) generate(n ast.Node) (*Generate, error) {

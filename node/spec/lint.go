@@ -21,12 +21,22 @@ const (
 
 // Problem is something in a File that reads well and works badly.
 type Problem struct {
+	Pos      // of the role's name; the zero value where there is no text
 	Severity Severity
 	Role     string
 	Text     string // one sentence, which names the role
 }
 
-func (p Problem) String() string { return string(p.Severity) + ": " + p.Text }
+func (p Problem) String() string {
+	text := p.Text
+	if p.Severity != SeverityError {
+		text = string(p.Severity) + ": " + text
+	}
+	if p.File == "" {
+		return text
+	}
+	return p.Pos.String() + ": " + text
+}
 
 // Lint returns the problems, sorted by role.
 func (f *File) Lint() []Problem {
@@ -36,7 +46,7 @@ func (f *File) Lint() []Problem {
 	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
 		r := f.Roles[name]
 		add := func(s Severity, format string, args ...any) {
-			ps = append(ps, Problem{s, name, fmt.Sprintf("role %s ", name) + fmt.Sprintf(format, args...)})
+			ps = append(ps, Problem{f.places[name], s, name, fmt.Sprintf("role %s ", name) + fmt.Sprintf(format, args...)})
 		}
 		switch {
 		case r.Tap != nil:
@@ -64,7 +74,7 @@ func (f *File) Lint() []Problem {
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
 		if t := f.Roles[name].Tap; t != nil && t.File != "" && writers[t.File] != "" {
-			ps = append(ps, Problem{SeverityError, name,
+			ps = append(ps, Problem{f.places[name], SeverityError, name,
 				fmt.Sprintf("role %s reads the file that role %s writes: give each its own", name, writers[t.File])})
 		}
 	}

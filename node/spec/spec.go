@@ -30,6 +30,8 @@ type File struct {
 	Pipeline topology.Pipeline
 	Roles    map[string]Role
 	Dir      string // absolute: where programs run, and what relative paths in the file were joined to
+
+	places map[string]Pos // of the names of the roles; nil for a File made in Go
 }
 
 // Role is what a role does: exactly one of Exec, Sh, Tap and Sink is set.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"weir/node/spec"
 	"weir/topology"
@@ -138,7 +139,7 @@ func TestParse(t *testing.T) {
 			"shown":   {Sink: &spec.Sink{Stdout: true}, Nodes: 1},
 		},
 	}
-	if diff := cmp.Diff(want, f); diff != "" {
+	if diff := cmp.Diff(want, f, cmpopts.IgnoreUnexported(spec.File{})); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	if ps := f.Lint(); len(ps) != 0 {
@@ -146,7 +147,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, ends := range []string{"\r\n", "\r"} {
 		again, err := spec.Parse("/etc/weir/enrich.yaml", []byte(strings.ReplaceAll(full, "\n", ends)), map[string]string{"WHAT": "this"})
-		if diff := cmp.Diff(f, again); err != nil || diff != "" {
+		if diff := cmp.Diff(f, again, cmpopts.IgnoreUnexported(spec.File{})); err != nil || diff != "" {
 			t.Errorf("with line ends %q: %v\n%s", ends, err, diff)
 		}
 	}

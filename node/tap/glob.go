@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"weir/node/spec"
 	"weir/stream"
 )
 
@@ -29,29 +30,13 @@ func Glob(patterns []string, cfg Config) (stream.Tap, error) {
 		return nil, errors.New("tap glob: there is no pattern")
 	}
 	for _, p := range patterns {
-		if err := checkPattern(p); err != nil {
+		if err := spec.CheckGlob(p); err != nil {
 			return nil, fmt.Errorf("tap glob %q: %w", p, err)
 		}
 	}
 	name := cfg.partition(strings.Join(patterns, " "))
 	list := func() ([]string, error) { return expand(patterns) }
 	return &filesTap{cfg: cfg, partition: name, list: list}, nil
-}
-
-// checkPattern returns what is wrong with the pattern, on any machine.
-func checkPattern(pattern string) error {
-	if pattern == "" {
-		return errors.New("the pattern is empty")
-	}
-	for seg := range strings.SplitSeq(pattern, "/") {
-		if _, err := path.Match(seg, ""); err != nil {
-			return errors.New("a bracket is not closed, or a backslash is last")
-		}
-		if seg != "**" && strings.Contains(seg, "**") {
-			return fmt.Errorf("%q: ** stands alone between slashes", seg)
-		}
-	}
-	return nil
 }
 
 // filesMax is the most files a glob may name: a list of them is about 100 MB, and a pattern
