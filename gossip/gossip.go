@@ -294,7 +294,7 @@ func (g *Gossip) leave(list *memberlist.Memberlist) {
 		g.log.Debug("gossip leave is slow", "err", err)
 	}
 	if err := list.Shutdown(); err != nil {
-		g.log.Warn("gossip does not shut down cleanly", "err", err)
+		g.log.Info("gossip does not shut down cleanly", "err", err)
 	}
 }
 

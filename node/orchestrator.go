@@ -152,7 +152,7 @@ func (o *orchestrator) calm(now time.Time) bool {
 
 func (o *orchestrator) propose(ctx context.Context, c consensus.Command, what string, ids []topology.NodeID) {
 	if err := o.ledger.Propose(ctx, c); err != nil {
-		o.log.Warn("roster stays as it is", "err", err)
+		o.log.Info("roster stays as it is, tried again", "err", err)
 		return
 	}
 	o.log.Info(what, "nodes", ids, "epoch", o.ledger.State().Epoch)
@@ -200,14 +200,14 @@ func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]mem
 		switch c := consensus.ChooseVoters(s, o.self, alive, left, target); {
 		case len(c.Add) > 0:
 			if lags, err := o.voters.AddVoters(ctx, nodesOf(s, c.Add), s.ConfigIndex); err != nil {
-				o.log.Warn("voters not added, tried again", "nodes", c.Add, "err", err)
+				o.log.Info("voters not added, tried again", "nodes", c.Add, "err", err)
 				o.refused[lags] = now
 				return
 			}
 			o.log.Info("voters added", "nodes", c.Add)
 		case c.Remove != "":
 			if err := o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex); err != nil {
-				o.log.Warn("voter not removed", "peer", c.Remove, "err", err)
+				o.log.Info("voter not removed, tried again", "peer", c.Remove, "err", err)
 				return
 			}
 			o.log.Info("voter removed", "peer", c.Remove)
