@@ -23,18 +23,18 @@ func newStatus() *cobra.Command {
 		Long: `status asks a node of this machine, by its Unix socket, what the whole cluster does.
 From elsewhere: ssh HOST weir status.
 
-  LINES, RECORDS IN  read by the taps so far; a record is a line or a block of lines
-  LINES, RECORDS OUT written by the sinks so far
-  TWICE              records that a sink was given a second time, after a fault
-  LINKS              pairs of nodes that the edge connects
-  RECORDS, AGAIN     handed to the edge; of these sent once more, to another node
-  IN FLIGHT          sent and not yet acked: something that came of them is on its way
-  CREDIT             sent and not yet taken, of what the receivers allow
-  P99                time from sending a record to the end of its work there, of all but 1 %
-  STATE              alive, suspect (does not answer), dead, left
-  VOTE               leads: the orchestrator; votes: elects it; -: neither
-  HELD, OF           records that the node keeps until they are acked, and the most it may keep
-  RSS                the memory of the node's process, without its programs`,
+  LINES, RECORDS IN   read by the taps so far; a record is a line or a block of lines
+  LINES, RECORDS OUT  written by the sinks so far
+  TWICE               records that a sink was given a second time, after a fault
+  LINKS               pairs of nodes that the edge connects
+  RECORDS, AGAIN      handed to the edge; of these sent once more, to another node
+  IN FLIGHT           sent and not yet acked: something that came of them is on its way
+  CREDIT              sent and not yet taken, of what the receivers allow
+  P99                 time from sending a record to the end of its work there, of all but 1 %
+  STATE               alive, suspect (does not answer), dead, left
+  VOTE                leads: the orchestrator; votes: elects it; -: neither
+  HELD, OF            records that the node keeps until they are acked, and the most it may keep
+  RSS                 the memory of the node's process, without its programs`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&addr, "addr", "", "ask the node at `ADDR`: unix:PATH or HOST:PORT (default the only socket of yours)")
