@@ -88,9 +88,6 @@ func pipe(ctx context.Context, cfg pipeConfig, stderr io.Writer) error {
 	if err != nil {
 		return &exitError{exitConfig, err}
 	}
-	if err := checkStdio(f); err != nil {
-		return err
-	}
 	for _, p := range f.Lint() {
 		fmt.Fprintf(stderr, "weir: %s\n", p)
 	}

@@ -70,9 +70,6 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := checkStdio(f); err != nil {
-		return err
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the program to run nodes with: %w", err)
