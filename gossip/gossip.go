@@ -107,7 +107,7 @@ func (c Config) validate() error {
 	case c.Net == nil:
 		return errors.New("Net is missing")
 	case len(c.Secret) != secretBytes:
-		return fmt.Errorf("Secret has %d bytes, want %d", len(c.Secret), secretBytes)
+		return fmt.Errorf("field Secret has %d bytes, want %d", len(c.Secret), secretBytes)
 	}
 	return nil
 }

@@ -301,7 +301,7 @@ func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
 		dead := nodes[i]
 		term, killed := tap.log.State().Term, time.Now()
 		dead.kill()
-		s = awaitState(t, tap, 5*time.Second, "under a new leader", func(s *consensus.State) bool { return s.Term > term })
+		awaitState(t, tap, 5*time.Second, "under a new leader", func(s *consensus.State) bool { return s.Term > term })
 		if took := time.Since(killed); took > 2*time.Second {
 			t.Errorf("the tap sees a new leader after %v", took)
 		}

@@ -233,18 +233,6 @@ func (n *network) pop() *packet {
 	return top
 }
 
-// counted returns the counts so far.
-func (n *network) counted() counts {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c := n.count
-	c.dropped = make(map[string]uint64, len(n.count.dropped))
-	for why, times := range n.count.dropped {
-		c.dropped[why] = times
-	}
-	return c
-}
-
 // listen binds addr for the node of that name; an older port of the address is dead from then on.
 func (n *network) listen(name string, addr netip.AddrPort) *port {
 	n.mu.Lock()

@@ -241,13 +241,12 @@ func TestLinkDies(t *testing.T) {
 		})
 		var links []*liveLink
 		var ins []*Inlet
-		var mids []*Outlet
 		for i := range 3 {
 			mid := r.outlet("map", b, "", "sink")
 			in := r.inlet(InletConfig{Role: "map", Handler: slow, Outlet: mid, Budget: b, Capacity: 10})
 			r.linkFrom(topology.NodeID(fmt.Sprint("n", i)), mid, "map", "sink", sink, "n9")
 			links = append(links, r.link(tap, "tap", "map", in, topology.NodeID(fmt.Sprint("n", i))))
-			ins, mids = append(ins, in), append(mids, mid)
+			ins = append(ins, in)
 		}
 		const n = 5_000
 		_, done := r.source(tap, b, &numbers{n: n})

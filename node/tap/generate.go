@@ -21,11 +21,11 @@ type Generated struct {
 func (g Generated) Validate() error {
 	switch {
 	case g.Records < 0:
-		return fmt.Errorf("Records: %d is negative", g.Records)
+		return fmt.Errorf("field Records: %d is negative", g.Records)
 	case g.Size < 0:
-		return fmt.Errorf("Size: %d is negative", g.Size)
+		return fmt.Errorf("field Size: %d is negative", g.Size)
 	case g.Rate != 0 && !(g.Rate >= rateMin && g.Rate <= rateMax): // so NaN is refused
-		return fmt.Errorf("Rate: %v lines a second is not between %v and %v", g.Rate, rateMin, rateMax)
+		return fmt.Errorf("field Rate: %v lines a second is not between %v and %v", g.Rate, rateMin, rateMax)
 	}
 	return nil
 }

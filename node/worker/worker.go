@@ -56,15 +56,15 @@ type Config struct {
 func (c Config) Validate() error {
 	switch {
 	case len(c.Exec) == 0 && c.Sh == "":
-		return errors.New("Exec and Sh: one of them must name a program")
+		return errors.New("fields Exec and Sh: one of them must name a program")
 	case len(c.Exec) > 0 && c.Sh != "":
-		return errors.New("Exec and Sh: only one of them may be set")
+		return errors.New("fields Exec and Sh: only one of them may be set")
 	case len(c.Exec) > 0 && c.Exec[0] == "":
-		return errors.New("Exec: the program's name is empty")
+		return errors.New("field Exec: the program's name is empty")
 	case c.Procs < 0:
-		return fmt.Errorf("Procs: %d is negative", c.Procs)
+		return fmt.Errorf("field Procs: %d is negative", c.Procs)
 	case c.RecordMax < 0:
-		return fmt.Errorf("RecordMax: %d is negative", c.RecordMax)
+		return fmt.Errorf("field RecordMax: %d is negative", c.RecordMax)
 	}
 	for _, code := range c.OK {
 		if code < 0 || code > exitMax {
