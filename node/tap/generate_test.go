@@ -158,12 +158,12 @@ func TestGenerateErrors(t *testing.T) {
 		g   Generated
 		err string
 	}{
-		{Generated{Records: -1}, "tap generate: Records: -1 is negative"},
-		{Generated{Size: -1}, "tap generate: Size: -1 is negative"},
+		{Generated{Records: -1}, "tap generate: field Records: -1 is negative"},
+		{Generated{Size: -1}, "tap generate: field Size: -1 is negative"},
 		{Generated{Size: 1<<20 + 1}, "tap generate: Size: 1048577 is more than a record may hold, 1048576 bytes: raise record-max"},
-		{Generated{Rate: -1}, "tap generate: Rate: -1 lines a second is not between 1e-06 and 1e+09"},
-		{Generated{Rate: 1e10}, "tap generate: Rate: 1e+10 lines a second is not between 1e-06 and 1e+09"},
-		{Generated{Rate: nan}, "tap generate: Rate: NaN lines a second is not between 1e-06 and 1e+09"},
+		{Generated{Rate: -1}, "tap generate: field Rate: -1 lines a second is not between 1e-06 and 1e+09"},
+		{Generated{Rate: 1e10}, "tap generate: field Rate: 1e+10 lines a second is not between 1e-06 and 1e+09"},
+		{Generated{Rate: nan}, "tap generate: field Rate: NaN lines a second is not between 1e-06 and 1e+09"},
 	} {
 		if _, err := Generate(tc.g, Config{}); text(err) != tc.err {
 			t.Errorf("error %q, want %q", text(err), tc.err)

@@ -179,10 +179,10 @@ func TestConfigErrors(t *testing.T) {
 		cfg  Config
 		err  string // DIR stands for dir, … for the shell's words
 	}{
-		{"nothing", Config{}, "worker: Exec and Sh: one of them must name a program"},
-		{"both", Config{Exec: []string{"a"}, Sh: "b"}, "worker: Exec and Sh: only one of them may be set"},
-		{"no name", Config{Exec: []string{""}}, "worker: Exec: the program's name is empty"},
-		{"negative procs", Config{Sh: "a", Procs: -1}, "worker: Procs: -1 is negative"},
+		{"nothing", Config{}, "worker: fields Exec and Sh: one of them must name a program"},
+		{"both", Config{Exec: []string{"a"}, Sh: "b"}, "worker: fields Exec and Sh: only one of them may be set"},
+		{"no name", Config{Exec: []string{""}}, "worker: field Exec: the program's name is empty"},
+		{"negative procs", Config{Sh: "a", Procs: -1}, "worker: field Procs: -1 is negative"},
 		{"bad code", Config{Sh: "a", OK: []int{256}}, "worker: OK: 256 is no exit code: 0 to 255"},
 		{"not on PATH", Config{Exec: []string{"no-such-program"}}, "run no-such-program: no program of that name on PATH"},
 		{"no file", Config{Exec: []string{"./no.sh"}}, "run no.sh: there is no file DIR/no.sh"},
