@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/node/spec"
 	"weir/topology"
 )
 
@@ -392,35 +393,8 @@ func bytesOf(word string) (int, error) {
 
 // unknown is an error that names the nearest of the words there are.
 func unknown(what, word string, known ...string) error {
-	best, least := "", 3 // edits: more is another word
-	for _, k := range known {
-		if d := edits(word, k); d < least {
-			best, least = k, d
-		}
-	}
-	if best != "" {
+	if best := spec.Nearest(word, known); best != "" {
 		return fmt.Errorf("unknown %s %s: did you mean %s?", what, word, best)
 	}
 	return fmt.Errorf("unknown %s %s: there are %s", what, word, strings.Join(known, ", "))
-}
-
-// edits is how many letters must change to make b of a (Levenshtein).
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -47,9 +47,9 @@ func clip(s string) string {
 	return strings.ToValidUTF8(s[:sentenceBytesMax], "") + "…"
 }
 
-// nearest returns the candidate that is most like word, "" if none is: half of a short word may
+// Nearest returns the candidate that is most like word, "" if none is: half of a short word may
 // be wrong, three characters of a longer one.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, bestDist := "", 1+min((len(word)+1)/2, 3)
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
 		if d := distance(word, c); d < bestDist {

@@ -82,8 +82,8 @@ func TestNearest(t *testing.T) {
 		"node": "nodes", "tpa": "tap", "capcity": "capacity", "Capacity": "capacity", "sync": "sink",
 		"executable": "", "concurrency": "", "go": "", "<<": "", "": "",
 	} {
-		if got := nearest(word, words); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Nearest(word, words); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 	for _, c := range []struct {

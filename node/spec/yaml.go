@@ -161,7 +161,7 @@ func (d *decoder) mapping(n ast.Node, what string, known keys, later ...string) 
 			return d.notYet(at, key)
 		}
 		names := slices.Sorted(maps.Keys(known))
-		if near := nearest(key, names); near != "" {
+		if near := Nearest(key, names); near != "" {
 			return d.fail(at, "%s has no key %q: did you mean %q?", what, key, near)
 		}
 		return d.fail(at, "%s has no key %q: it can have %s", what, key, list(names))
