@@ -100,10 +100,10 @@ func burdenOf(n topology.Node, s *State, alive map[topology.NodeID]bool) int {
 	for _, p := range s.Pipelines {
 		for _, r := range p.Roles {
 			switch {
-			case !n.Serves(p.Name, r.Name):
+			case !p.ServedBy(n, r.Name):
 			case r.Kind == topology.KindTap, r.Kind == topology.KindSink:
 				return 2
-			case !hasFellow(n.ID, p.Name, r.Name, s, alive):
+			case !hasFellow(n.ID, p, r.Name, s, alive):
 				burden = 1
 			}
 		}
@@ -111,9 +111,9 @@ func burdenOf(n topology.Node, s *State, alive map[topology.NodeID]bool) int {
 	return burden
 }
 
-func hasFellow(id topology.NodeID, pipeline, role string, s *State, alive map[topology.NodeID]bool) bool {
+func hasFellow(id topology.NodeID, p Pipeline, role string, s *State, alive map[topology.NodeID]bool) bool {
 	return slices.ContainsFunc(s.Roster, func(m topology.Node) bool {
-		return m.ID != id && alive[m.ID] && m.Serves(pipeline, role)
+		return m.ID != id && alive[m.ID] && p.ServedBy(m, role)
 	})
 }
 

@@ -317,5 +317,5 @@ func compareNode(n topology.Node, id topology.NodeID) int {
 func comparePipeline(p Pipeline, name string) int { return strings.Compare(p.Name, name) }
 
 func sameNode(a, b topology.Node) bool {
-	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles)
+	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
 }

@@ -64,6 +64,7 @@ func (d *delegate) note(n *memberlist.Node, s State) {
 		Boot:    meta.boot,
 		LogID:   meta.logID,
 		Roles:   meta.roles,
+		Tags:    meta.tags,
 		Version: meta.version,
 		Voter:   meta.voter,
 		State:   s,

@@ -76,6 +76,7 @@ type Member struct {
 	Boot    uint64 // counts the node's starts
 	LogID   uint64 // the cluster's log; 0 = it belongs to none yet
 	Roles   []string
+	Tags    []string
 	Version string // of its program
 	Voter   bool   // says that it votes; the log knows
 	State   State
@@ -92,7 +93,7 @@ type Net interface {
 
 // Config says who we are and how to reach the others.
 type Config struct {
-	Self   Member   // ID, Addr (an ip:port that others reach), Boot, Roles; State and Since are ignored
+	Self   Member   // ID, Addr (an ip:port that others reach), Boot, Roles, Tags; State and Since are ignored
 	Net    Net      //
 	Secret []byte   // 32 bytes
 	Seeds  []string // host:port; tried until they answer

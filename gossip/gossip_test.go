@@ -122,7 +122,7 @@ func TestNewRefuses(t *testing.T) {
 		{"Self.Addr", func(c *Config) { c.Self.Addr = "host:7411" }},
 		{"Net is missing", func(c *Config) { c.Net = nil }},
 		{"Secret has 3 bytes, want 32", func(c *Config) { c.Secret = []byte("abc") }},
-		{"1 roles need 613 bytes of gossip, 512 is the most", func(c *Config) { c.Self.Roles = []string{strings.Repeat("r", 598)} }},
+		{"1 roles and 0 tags need 614 bytes of gossip, 512 is the most", func(c *Config) { c.Self.Roles = []string{strings.Repeat("r", 598)} }},
 	} {
 		c := good
 		tt.edit(&c)

@@ -8,11 +8,12 @@ import (
 
 // Pure: what a member says of itself, to bytes and back.
 //
-//	version 1 | flags 1 | log id 8 | boot uvarint | program | count of roles uvarint | roles
+//	version 1 | flags 1 | log id 8 | boot uvarint | program | roles | tags
 //
-// A text is its length as a uvarint, then its bytes.
+// A text is its length as a uvarint, then its bytes; roles and tags are lists of texts: their
+// count as a uvarint, then each. Version 1 had no tags.
 const (
-	metaVersion = 1
+	metaVersion = 2
 	// metaBytesMax is the most a member may gossip about itself, in bytes: memberlist refuses
 	// more (MetaMaxSize, memberlist net.go).
 	metaBytesMax = 512
@@ -27,11 +28,11 @@ type meta struct {
 	boot, logID    uint64
 	voter, leaving bool
 	version        string
-	roles          []string
+	roles, tags    []string
 }
 
 func metaOf(m Member, leaving bool) meta {
-	return meta{boot: m.Boot, logID: m.LogID, voter: m.Voter, leaving: leaving, version: m.Version, roles: m.Roles}
+	return meta{boot: m.Boot, logID: m.LogID, voter: m.Voter, leaving: leaving, version: m.Version, roles: m.Roles, tags: m.Tags}
 }
 
 func (m meta) encode() ([]byte, error) {
@@ -45,13 +46,15 @@ func (m meta) encode() ([]byte, error) {
 	b = binary.BigEndian.AppendUint64(b, m.logID)
 	b = binary.AppendUvarint(b, m.boot)
 	b = appendText(b, m.version)
-	b = binary.AppendUvarint(b, uint64(len(m.roles)))
-	for _, r := range m.roles {
-		b = appendText(b, r)
+	for _, list := range [][]string{m.roles, m.tags} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, text := range list {
+			b = appendText(b, text)
+		}
 	}
 	if len(b) > metaBytesMax {
-		return nil, fmt.Errorf("%d roles need %d bytes of gossip, %d is the most: serve fewer or shorten their names",
-			len(m.roles), len(b), metaBytesMax)
+		return nil, fmt.Errorf("%d roles and %d tags need %d bytes of gossip, %d is the most: have fewer or shorten their names",
+			len(m.roles), len(m.tags), len(b), metaBytesMax)
 	}
 	return b, nil
 }
@@ -60,15 +63,16 @@ func decodeMeta(b []byte) (meta, error) {
 	if len(b) < 10 || len(b) > metaBytesMax {
 		return meta{}, errMeta
 	}
-	if b[0] != metaVersion {
+	if b[0] == 0 || b[0] > metaVersion {
 		return meta{}, fmt.Errorf("it gossips in version %d, we in %d", b[0], metaVersion)
 	}
 	m := meta{voter: b[1]&flagVoter != 0, leaving: b[1]&flagLeaving != 0, logID: binary.BigEndian.Uint64(b[2:])}
 	r := reader{b: b[10:]}
 	m.boot = r.uvarint()
 	m.version = r.text()
-	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		m.roles = append(m.roles, r.text())
+	m.roles = r.texts()
+	if b[0] > 1 {
+		m.tags = r.texts()
 	}
 	if r.bad || len(r.b) > 0 {
 		return meta{}, errMeta
@@ -105,4 +109,11 @@ func (r *reader) text() string {
 	s := string(r.b[:n])
 	r.b = r.b[n:]
 	return s
+}
+
+func (r *reader) texts() (list []string) {
+	for n := r.uvarint(); n > 0 && !r.bad; n-- {
+		list = append(list, r.text())
+	}
+	return list
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -78,8 +79,17 @@ func FuzzExpands(f *testing.F) {
 	})
 }
 
+// A node of the version before tags is still understood.
+func TestMetaVersion1(t *testing.T) {
+	old := []byte{1, flagVoter, 0, 0, 0, 0, 0, 0, 0, 9, 3, 3, '0', '.', '1', 1, 3, 'p', '/', 'b'}
+	m, err := decodeMeta(old)
+	if err != nil || m.logID != 9 || m.boot != 3 || !m.voter || m.version != "0.1" || !slices.Equal(m.roles, []string{"p/b"}) || m.tags != nil {
+		t.Errorf("decoded %+v, %v", m, err)
+	}
+}
+
 func FuzzDecodeMeta(f *testing.F) {
-	for _, m := range []meta{{}, {boot: 3, logID: 9, voter: true, leaving: true, version: "1.0", roles: []string{"a", "p/b"}}} {
+	for _, m := range []meta{{}, {boot: 3, logID: 9, voter: true, leaving: true, version: "1.0", roles: []string{"a", "p/b"}, tags: []string{"gpu"}}} {
 		b, err := m.encode()
 		if err != nil {
 			f.Fatal(err)
@@ -95,7 +105,7 @@ func FuzzDecodeMeta(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%+v does not encode: %v", m, err)
 		}
-		if m2, err := decodeMeta(again); err != nil || m2.boot != m.boot || m2.logID != m.logID || len(m2.roles) != len(m.roles) {
+		if m2, err := decodeMeta(again); err != nil || m2.boot != m.boot || m2.logID != m.logID || !slices.Equal(m2.roles, m.roles) || !slices.Equal(m2.tags, m.tags) {
 			t.Errorf("%+v became %+v, %v", m, m2, err)
 		}
 	})

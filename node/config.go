@@ -21,6 +21,7 @@ type Role struct {
 type Config struct {
 	ID        topology.NodeID // "" = made from the first role and a random part
 	Roles     []Role
+	Tags      []string            // what the node has that a role may need, at most 16
 	Pipelines []topology.Pipeline // created if the cluster has none of that name
 	Join      []string            // host:port of nodes of the cluster; none: make a cluster of one
 	Secret    []byte              // 32 bytes; nil: made at random, only for a cluster of one

@@ -36,6 +36,7 @@ type keeper struct {
 	layout topology.Layout
 	links  map[topology.Link]*linkRun
 	beats  map[topology.NodeID]context.CancelFunc
+	idle   map[roleKey]string // why a role does not run here, as it was logged
 	group  sync.WaitGroup
 	nextID uint64 // of link generations
 }
@@ -47,6 +48,7 @@ func newKeeper(n *Node) *keeper {
 	return &keeper{
 		n: n, roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
 		links: make(map[topology.Link]*linkRun), beats: make(map[topology.NodeID]context.CancelFunc),
+		idle: make(map[roleKey]string),
 	}
 }
 
@@ -109,10 +111,14 @@ func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role
 		return
 	}
 	cfg := k.n.cfg.Roles[i]
-	if err := k.fits(key, r.Kind, cfg); err != nil {
-		k.n.log.Error("role does not run", "pipeline", p.Name, "role", r.Name, "err", err)
+	if err := k.fits(key, r, cfg); err != nil {
+		if k.idle[key] != err.Error() { // once, not at each change of the State
+			k.idle[key] = err.Error()
+			k.n.log.Error("role does not run", "pipeline", p.Name, "role", r.Name, "err", err)
+		}
 		return
 	}
+	delete(k.idle, key)
 	rr := newRoleRun(ctx, k.n, p, r, cfg)
 	k.group.Go(rr.run) // ended by ctx or a failure of the pipeline
 	k.mu.Lock()
@@ -123,11 +129,14 @@ func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role
 	k.n.log.Info("role runs", "pipeline", p.Name, "role", r.Name)
 }
 
-// fits checks that our role is of the kind that the log has, and that its tap or sink, which have
-// one user, is not at work for another pipeline.
-func (k *keeper) fits(key roleKey, kind topology.Kind, cfg Role) error {
-	if (kind == topology.KindTap) != (cfg.Tap != nil) || (kind == topology.KindSink) != (cfg.Sink != nil) {
-		return fmt.Errorf("this node has another kind of role than the cluster's %s", kind)
+// fits checks that our role is of the kind that the log has, that we have what it needs, and that
+// its tap or sink, which have one user, is not at work for another pipeline.
+func (k *keeper) fits(key roleKey, r topology.Role, cfg Role) error {
+	if (r.Kind == topology.KindTap) != (cfg.Tap != nil) || (r.Kind == topology.KindSink) != (cfg.Sink != nil) {
+		return fmt.Errorf("this node has another kind of role than the cluster's %s", r.Kind)
+	}
+	if tag := r.Lacks(k.n.self); tag != "" {
+		return fmt.Errorf("it needs %s, which this node has not: start it with --tag %s", tag, tag)
 	}
 	for _, other := range k.all() {
 		if cfg.Handler == nil && other.cfg.Name == cfg.Name && other.key != key {
@@ -273,7 +282,7 @@ func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.Nod
 		id   topology.NodeID
 		role string
 	}{{from, l.From}, {k.n.self.ID, l.To}} {
-		if node, ok := s.Node(end.id); !ok || !node.Serves(l.Pipeline, end.role) {
+		if node, ok := s.Node(end.id); !ok || !p.ServedBy(node, end.role) {
 			return fmt.Errorf("node %s does not serve role %s of pipeline %s", end.id, end.role, l.Pipeline)
 		}
 	}

@@ -83,7 +83,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.Conn = conn
 	}
 	n := &Node{cfg: cfg, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
-	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cfg.Advertise}
+	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cfg.Advertise, Tags: cfg.Tags}
 	if n.self.Addr == "" {
 		n.self.Addr = cfg.Conn.LocalAddr().String()
 	}
@@ -112,7 +112,14 @@ func (c Config) validate() error {
 	if err := checkHTTP(c.HTTP); err != nil {
 		return err
 	}
+	for _, tag := range c.Tags {
+		if err := topology.CheckName(tag); err != nil {
+			return &usageError{fmt.Sprintf("--tag %s: %v", tag, err)}
+		}
+	}
 	switch {
+	case len(c.Tags) > topology.TagsMax:
+		return &usageError{fmt.Sprintf("--tag: there are %d, at most %d are allowed", len(c.Tags), topology.TagsMax)}
 	case c.Secret == nil && len(c.Join) > 0:
 		return errors.New("config: Join needs the Secret of the cluster")
 	case c.Secret != nil && len(c.Secret) != secretBytes:
@@ -197,7 +204,7 @@ func (n *Node) join() error {
 		return err
 	}
 	n.gossip, err = gossip.New(gossip.Config{
-		Self: gossip.Member{ID: n.self.ID, Addr: n.self.Addr, Boot: n.self.Boot, Roles: n.self.Roles, Version: Version},
+		Self: gossip.Member{ID: n.self.ID, Addr: n.self.Addr, Boot: n.self.Boot, Roles: n.self.Roles, Tags: n.self.Tags, Version: Version},
 		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.cfg.Join, Log: n.log,
 	})
 	if err != nil {

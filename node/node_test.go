@@ -50,7 +50,7 @@ func newCluster(t *testing.T, graph string, kinds map[string]topology.Kind) *clu
 }
 
 // add starts a node with the role; the returned func stops it alone.
-func (c *cluster) add(role Role) (n *Node, stop func()) {
+func (c *cluster) add(role Role, edits ...func(*Config)) (n *Node, stop func()) {
 	c.t.Helper()
 	cfg := Config{Secret: c.secret, Listen: "127.0.0.1:0", Roles: []Role{role}, Pipelines: []topology.Pipeline{c.graph}}
 	if os.Getenv("WEIR_TEST_LOG") != "" {
@@ -58,6 +58,9 @@ func (c *cluster) add(role Role) (n *Node, stop func()) {
 	}
 	if c.seed != "" {
 		cfg.Join = []string{c.seed}
+	}
+	for _, edit := range edits {
+		edit(&cfg)
 	}
 	n, err := New(cfg)
 	if err != nil {

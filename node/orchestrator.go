@@ -250,7 +250,7 @@ func ours(all []gossip.Member, logID uint64) map[topology.NodeID]member {
 	members := make(map[topology.NodeID]member, len(all))
 	for _, m := range all {
 		if m.LogID == 0 || m.LogID == logID {
-			members[m.ID] = member{topology.Node{ID: m.ID, Boot: m.Boot, Addr: m.Addr, Roles: m.Roles}, m.State}
+			members[m.ID] = member{topology.Node{ID: m.ID, Boot: m.Boot, Addr: m.Addr, Roles: m.Roles, Tags: m.Tags}, m.State}
 		}
 	}
 	return members
@@ -292,7 +292,7 @@ func toEvict(s *consensus.State, members map[topology.NodeID]member, self topolo
 func sameMember(a, b member) bool { return a.state == b.state && sameNode(a.node, b.node) }
 
 func sameNode(a, b topology.Node) bool {
-	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles)
+	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
 }
 
 func nodesOf(s *consensus.State, ids []topology.NodeID) (nodes []topology.Node) {

@@ -309,16 +309,22 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 		out.State = "finished"
 	case len(lacking) > 0:
 		out.State = "waiting"
-		out.Reason = "no node serves role " + strings.Join(lacking, ", ")
+		out.Reason = "no node serves " + strings.Join(lacking, ", ")
 	}
 	return out
 }
 
-// unserved lists the roles of a pipeline that no node of the roster serves.
+// unserved lists the roles of a pipeline that no node of the roster serves, each with what it
+// needs where nodes name the role and have not that.
 func unserved(s *consensus.State, p topology.Pipeline) (roles []string) {
 	for _, r := range p.Roles {
-		if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Serves(p.Name, r.Name) }) {
-			roles = append(roles, r.Name)
+		named := slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Serves(p.Name, r.Name) })
+		switch {
+		case slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return p.ServedBy(n, r.Name) }):
+		case named:
+			roles = append(roles, fmt.Sprintf("role %s with --tag %s", r.Name, strings.Join(r.Needs, " --tag ")))
+		default:
+			roles = append(roles, "role "+r.Name)
 		}
 	}
 	return roles

@@ -40,7 +40,7 @@ func ComputeFor(pipelines []Pipeline, roster []Node, self NodeID) Layout {
 	}
 	var links []Link
 	for _, p := range pipelines {
-		c := computation{p.Name, nodes, make(map[string][]hashed)}
+		c := computation{p, nodes, make(map[string][]hashed)}
 		for _, e := range p.Graph.Edges {
 			links = c.appendLinks(links, e, nodes[i])
 		}
@@ -87,7 +87,7 @@ type hashed struct {
 
 // computation is ComputeFor's look at one pipeline.
 type computation struct {
-	pipeline string
+	pipeline Pipeline
 	nodes    []hashed
 	serving  map[string][]hashed // by role, filled when asked for
 }
@@ -96,7 +96,7 @@ func (c computation) serve(role string) []hashed {
 	ns, ok := c.serving[role]
 	if !ok {
 		for _, n := range c.nodes {
-			if n.Serves(c.pipeline, role) {
+			if c.pipeline.ServedBy(n.Node, role) {
 				ns = append(ns, n)
 			}
 		}
@@ -107,20 +107,20 @@ func (c computation) serve(role string) []hashed {
 
 // appendLinks adds the links of edge e that have me at either end.
 func (c computation) appendLinks(links []Link, e Edge, me hashed) []Link {
-	sends, receives := me.Serves(c.pipeline, e.From), me.Serves(c.pipeline, e.To)
+	sends, receives := c.pipeline.ServedBy(me.Node, e.From), c.pipeline.ServedBy(me.Node, e.To)
 	if !sends && !receives {
 		return links
 	}
 	from, to := c.serve(e.From), c.serve(e.To)
-	edge := hashString(c.pipeline + "\x00" + e.String())
+	edge := hashString(c.pipeline.Name + "\x00" + e.String())
 	if sends {
 		for _, t := range peers(edge, me, from, to) {
-			links = append(links, Link{c.pipeline, e, me.ID, t})
+			links = append(links, Link{c.pipeline.Name, e, me.ID, t})
 		}
 	}
 	if receives {
 		for _, f := range peers(edge, me, to, from) {
-			links = append(links, Link{c.pipeline, e, f, me.ID})
+			links = append(links, Link{c.pipeline.Name, e, f, me.ID})
 		}
 	}
 	return links

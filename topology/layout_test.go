@@ -65,6 +65,38 @@ func computeAll(t rapid.TB, ps []topology.Pipeline, roster []topology.Node) map[
 	return all
 }
 
+// A25: a role that needs a tag has links only with nodes that have it.
+func TestComputeForTags(t *testing.T) {
+	p := pipeline(t, "p", "in -> encode -> out")
+	p.Roles = []topology.Role{{Name: "encode", Needs: []string{"gpu", "pipe-29"}}, {Name: "in"}, {Name: "out"}}
+	roster := []topology.Node{
+		{ID: "n1", Roles: []string{"in"}},
+		{ID: "n2", Roles: []string{"encode"}},
+		{ID: "n3", Roles: []string{"encode"}, Tags: []string{"gpu"}},
+		{ID: "n4", Roles: []string{"encode"}, Tags: []string{"big", "pipe-29", "gpu"}},
+		{ID: "n5", Roles: []string{"out"}},
+		{ID: "n6", Roles: []string{"p/encode"}, Tags: []string{"gpu", "pipe-29"}},
+	}
+	all := computeAll(t, []topology.Pipeline{p}, roster)
+	want := map[topology.Link]bool{}
+	for _, e := range p.Graph.Edges {
+		for _, id := range []topology.NodeID{"n4", "n6"} {
+			l := topology.Link{Pipeline: "p", Edge: e, From: "n1", To: id}
+			if e.From == "encode" {
+				l.From, l.To = id, "n5"
+			}
+			want[l] = true
+		}
+	}
+	if !maps.Equal(all, want) {
+		t.Errorf("links %v, want %v", all, want)
+	}
+	encode := p.Roles[0]
+	if a, b := encode.Lacks(roster[1]), encode.Lacks(roster[2]); a != "gpu" || b != "pipe-29" {
+		t.Errorf("n2 lacks %q and n3 %q, want gpu and pipe-29", a, b)
+	}
+}
+
 func TestComputeForSmall(t *testing.T) {
 	ps := []topology.Pipeline{pipeline(t, "p", "in -> work -> out\nwork.err -> log"), pipeline(t, "q", "in -> out")}
 	roster := []topology.Node{

@@ -12,6 +12,10 @@ import (
 // table: max record, hard limit).
 const RecordBytesCeiling = 64 << 20
 
+// TagsMax is the most tags that a node has or a role needs: with names of a usual length they fit
+// into what a node may gossip of itself beside its roles (512 bytes).
+const TagsMax = 16
+
 // Problem is one thing wrong with a pipeline, one sentence.
 type Problem struct {
 	Role string // the role it is about, "" = none or several
@@ -41,6 +45,16 @@ func (p Pipeline) Role(name string) (Role, bool) {
 		return Role{}, false
 	}
 	return p.Roles[i], true
+}
+
+// ServedBy reports whether n serves a role of the pipeline: it names the role and has the tags
+// that the role needs.
+func (p Pipeline) ServedBy(n Node, role string) bool {
+	if !n.Serves(p.Name, role) {
+		return false
+	}
+	r, _ := p.Role(role)
+	return r.Lacks(n) == ""
 }
 
 // Validate returns nil or, as Problems, everything that is wrong with the pipeline.
@@ -99,6 +113,14 @@ func (p Pipeline) checkRoles(ps *Problems) {
 		case "", "line", "block", "file":
 		default:
 			ps.add(r.Name, "role %s cuts records by %q: it can be line, block or file", r.Name, r.Records)
+		}
+		if len(r.Needs) > TagsMax {
+			ps.add(r.Name, "role %s needs %d tags, at most %d are allowed", r.Name, len(r.Needs), TagsMax)
+		}
+		for _, tag := range r.Needs {
+			if err := CheckName(tag); err != nil {
+				ps.add(r.Name, "a tag that role %s needs: %v", r.Name, err)
+			}
 		}
 	}
 }

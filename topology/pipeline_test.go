@@ -50,6 +50,8 @@ func TestValidateFields(t *testing.T) {
 		"record-max is 67108865 bytes, it can be up to 67108864":       func(p *topology.Pipeline) { p.RecordMax = 64<<20 + 1 },
 		`role a sends by "all": it can be copy or split`:               func(p *topology.Pipeline) { p.Roles[0].Send = "all" },
 		`role a cuts records by "word": it can be line, block or file`: func(p *topology.Pipeline) { p.Roles[0].Records = "word" },
+		"role a needs 17 tags, at most 16 are allowed":                 func(p *topology.Pipeline) { p.Roles[0].Needs = slices.Repeat([]string{"gpu"}, 17) },
+		"a tag that role a needs: a name is empty":                     func(p *topology.Pipeline) { p.Roles[0].Needs = []string{"gpu", ""} },
 		`the edge a -> b goes by "key": it can only be any`:            func(p *topology.Pipeline) { p.Graph.Edges[0].By = "key" },
 		"role a comes after b: roles are sorted by name":               func(p *topology.Pipeline) { slices.Reverse(p.Roles) },
 		"the pipeline has 1001 roles, at most 1000 are allowed":        func(p *topology.Pipeline) { p.Roles = make([]topology.Role, 1001) },

@@ -7,6 +7,8 @@
 //	Graph + roster ── ComputeFor ──> Layout ── Diff ──> links to open, links to drain
 package topology
 
+import "slices"
+
 // NodeID names a node for as long as its data dir lives, or for one run without one.
 type NodeID string
 
@@ -19,9 +21,13 @@ type Node struct {
 	// Roles it serves: "role" serves that role wherever a pipeline names it,
 	// "pipeline/role" only there.
 	Roles []string `json:"roles,omitempty"`
+
+	// Tags say what the node has that a role may need: "gpu".
+	Tags []string `json:"tags,omitempty"`
 }
 
-// Serves reports whether the node serves role of pipeline.
+// Serves reports whether the node names role of pipeline among its roles; Pipeline.ServedBy asks
+// whether it has what the role needs, too.
 func (n Node) Serves(pipeline, role string) bool {
 	for _, r := range n.Roles {
 		if r == role || r == pipeline+"/"+role {
@@ -69,6 +75,19 @@ type Role struct {
 	Kind    Kind   `json:"kind"`
 	Records string `json:"records,omitempty"` // line, block or file; "" = chosen by the consumers
 	Send    Send   `json:"send,omitempty"`
+
+	// Needs are the tags that a node must have to serve the role.
+	Needs []string `json:"needs,omitempty"`
+}
+
+// Lacks returns the first tag that the role needs and n does not have; "" = it has all.
+func (r Role) Lacks(n Node) string {
+	for _, tag := range r.Needs {
+		if !slices.Contains(n.Tags, tag) {
+			return tag
+		}
+	}
+	return ""
 }
 
 // Edge leads from a port of one role to another role.
