@@ -32,8 +32,8 @@ type AssembleOptions struct {
 const generatedSize = 128
 
 // Assemble makes the role that f calls role ("role", or "pipeline/role" of f's pipeline) ready
-// to serve. A program that cannot be run is a *stream.ConfigError. The file of a sink is open,
-// locked and empty when Assemble returns: the node that runs the role closes it.
+// to serve. A program that cannot be run is a *stream.ConfigError. The file of a sink is open and
+// locked when Assemble returns, and as it was: the node that runs the role begins and closes it.
 func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	name := strings.TrimPrefix(role, f.Pipeline.Name+"/")
 	r, ok := f.Roles[name]

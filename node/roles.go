@@ -79,7 +79,9 @@ func (rr *roleRun) run() {
 	defer rr.cancel(nil)
 	var err error
 	if rr.inlet != nil {
-		err = rr.inlet.Run(rr.ctx)
+		if err = rr.begin(); err == nil {
+			err = rr.inlet.Run(rr.ctx)
+		}
 	} else {
 		err = rr.read(rr.ctx)
 		<-rr.ctx.Done() // its links stay: they bring the last marks
@@ -88,6 +90,22 @@ func (rr *roleRun) run() {
 		err = errors.Join(err, rr.cfg.Sink.Close())
 	}
 	rr.n.log.Debug("role ended", "role", rr.key.role, "err", err)
+}
+
+// begin readies a sink that asks to know whether the run of its pipeline is a fresh one.
+func (rr *roleRun) begin() error {
+	s, ok := rr.cfg.Sink.(interface {
+		Begin(ctx context.Context, fresh bool) error
+	})
+	if !ok {
+		return nil
+	}
+	err := s.Begin(rr.ctx, true) // nothing continues yet: there are no data dirs
+	if err != nil {
+		rr.failed(rr.ctx, err)
+		<-rr.ctx.Done()
+	}
+	return err
 }
 
 // read reads all partitions of the tap to their ends.

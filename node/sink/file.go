@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,47 +13,41 @@ import (
 	"weir/stream"
 )
 
-// OpenFile makes the file at path empty, or makes it, and returns a sink that writes to it, as
-// `>` does. The file is locked until Close: a second OpenFile, on this machine, is refused.
+// OpenFile opens the file at path, or makes it, and locks it until Close: a second OpenFile, on
+// this machine, is refused. What the file holds stays until a run begins: see Begin.
 //
 // A Write that returned nil survives a power cut. One that failed is taken back; it may be tried
 // again.
 //
 // A path that is no regular file (a pipe, a terminal, /dev/null) is written to as Writer does:
-// nothing of it is emptied, locked or made durable. Opening a named pipe waits for its reader.
+// nothing of it is emptied, locked or made durable, and it has no Begin. Opening a named pipe
+// waits for its reader.
 func OpenFile(path string) (stream.Sink, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOCTTY, 0o666)
+	f, err := open(path)
 	if err != nil {
-		return nil, newDiskError(path, err)
-	}
-	s, err := newFile(f)
-	if err != nil {
-		_ = f.Close() // nothing was written
 		return nil, err
 	}
-	return s, nil
-}
-
-func newFile(f *os.File) (stream.Sink, error) {
-	path := f.Name()
 	info, err := f.Stat()
 	if err != nil {
+		_ = f.Close() // nothing was written
 		return nil, newDiskError(path, err)
 	}
 	if !info.Mode().IsRegular() {
 		return &writer{w: f, name: path, closer: f}, nil
 	}
-	if err := lock(f); err != nil {
+	s := &file{path: path}
+	if err := s.take(f); err != nil {
 		return nil, err
 	}
-	// Emptied only now: until it is locked it may be another run's.
-	if err := f.Truncate(0); err != nil {
+	return s, nil
+}
+
+func open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOCTTY, 0o666)
+	if err != nil {
 		return nil, newDiskError(path, err)
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, newDiskError(path, err)
-	}
-	return &file{f: f}, nil
+	return f, nil
 }
 
 // lock takes the file for this run.
@@ -119,15 +114,97 @@ func (e *DiskError) ExitCode() int { return 74 }
 // file is the sink of a regular file.
 type file struct {
 	unseen
-	f    *os.File
-	size int64 // bytes, all durable
-	buf  []byte
+	path  string
+	f     *os.File // locked; nil when closed
+	begun bool     // size is known
+	size  int64    // bytes, all durable
+	buf   []byte
 }
+
+// take locks f and keeps it, or closes it.
+func (s *file) take(f *os.File) error {
+	if err := lock(f); err != nil {
+		_ = f.Close() // nothing was written
+		return err
+	}
+	s.f = f
+	return nil
+}
+
+// Begin readies the file for a run of its pipeline: a fresh one replaces what is there, as `>`
+// does; one that goes on, after a restart of its node, writes behind it. A last line that has no
+// end is cut off: its Write was not acked and comes again. Begin opens the file again where it was
+// closed. Write does as Begin of a fresh run where nobody called it.
+func (s *file) Begin(ctx context.Context, fresh bool) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if s.f == nil {
+		f, err := open(s.path)
+		if err != nil {
+			return err
+		}
+		if err := s.take(f); err != nil {
+			return err
+		}
+	}
+	size := int64(0)
+	if !fresh {
+		var err error
+		if size, err = wholeLines(s.path); err != nil {
+			return newDiskError(s.path, err)
+		}
+	}
+	err := s.f.Truncate(size)
+	if err == nil {
+		err = syncDir(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return newDiskError(s.path, err)
+	}
+	s.size, s.begun = size, true
+	return nil
+}
+
+// wholeLines is how many bytes of the file at path are lines with their ends.
+func wholeLines(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, tailBytes)
+	for end := info.Size(); end > 0; {
+		from := max(0, end-tailBytes)
+		part := buf[:end-from]
+		if _, err := f.ReadAt(part, from); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
+			return from + int64(i) + 1, nil
+		}
+		end = from
+	}
+	return 0, nil
+}
+
+// tailBytes is how much of a file is read at once to find its last line end: a write(2) of ours
+// that was cut short has seldom more without one.
+const tailBytes = 64 << 10
 
 // Write writes the records behind what is durable and waits for the disk.
 func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if !s.begun {
+		if err := s.Begin(ctx, true); err != nil {
+			return err
+		}
 	}
 	end := s.size
 	var err error
@@ -141,7 +218,7 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 	}
 	if err != nil {
 		// None of it is acked, so none of it may stay if nothing follows.
-		disk := newDiskError(s.f.Name(), err)
+		disk := newDiskError(s.path, err)
 		if undo := s.f.Truncate(s.size); undo != nil {
 			disk.Err = fmt.Errorf("%w; what was written of it stays: %w", disk.Err, undo)
 		}
@@ -153,7 +230,12 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 
 // Close releases the file. All of it is on the disk already.
 func (s *file) Close() error {
-	if err := s.f.Close(); err != nil {
+	f := s.f
+	s.f, s.begun = nil, false
+	if f == nil {
+		return nil
+	}
+	if err := f.Close(); err != nil {
 		return fmt.Errorf("close the output: %w", err)
 	}
 	return nil

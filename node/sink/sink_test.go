@@ -103,8 +103,80 @@ func TestFileIsReplacedWhenItIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
+	if got, _ := os.ReadFile(path); string(got) != "mine\n" {
+		t.Errorf("before its run begins the second left %q", got)
+	}
+	if err := begin(t, second, true); err != nil {
+		t.Fatal(err)
+	}
 	if got, _ := os.ReadFile(path); len(got) != 0 {
 		t.Errorf("a new run begins with %q", got)
+	}
+}
+
+func begin(t *testing.T, s stream.Sink, fresh bool) error {
+	t.Helper()
+	return s.(interface {
+		Begin(context.Context, bool) error
+	}).Begin(t.Context(), fresh)
+}
+
+// A run that goes on writes behind what was acked; a fresh one replaces it.
+func TestBegin(t *testing.T) {
+	long := strings.Repeat("x", tailBytes)
+	for _, tc := range []struct {
+		name, was string
+		fresh     bool
+		want      string
+	}{
+		{"fresh, nothing there", "", true, "new\n"},
+		{"fresh", "a\nb\n", true, "new\n"},
+		{"goes on, nothing there", "", false, "new\n"},
+		{"goes on", "a\nb\n", false, "a\nb\nnew\n"},
+		{"goes on after a torn write", "a\nb", false, "a\nnew\n"},
+		{"goes on after a torn first write", "ab", false, "new\n"},
+		{"goes on after a long torn write", "a\n" + long + long + "b", false, "a\nnew\n"},
+		{"goes on after a line as long as is read at once", "a\n" + long, false, "a\nnew\n"},
+		{"goes on after a long torn first write", long + long + "b", false, "new\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "out")
+			if err := os.WriteFile(path, []byte(tc.was), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			s, err := OpenFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := begin(t, s, tc.fresh); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Write(t.Context(), records("new"), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := os.ReadFile(path); string(got) != tc.want {
+				t.Errorf("the file holds %.60q, want %.60q", got, tc.want)
+			}
+			// Closed, it can serve the next run.
+			if err := begin(t, s, false); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := OpenFile(path); err == nil {
+				t.Error("it is not locked again")
+			}
+			if err := s.Write(t.Context(), records("more"), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := os.ReadFile(path); string(got) != tc.want+"more\n" {
+				t.Errorf("then it holds %.60q", got)
+			}
+		})
 	}
 }
 
