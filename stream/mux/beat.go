@@ -2,11 +2,13 @@ package mux
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/topology"
@@ -14,6 +16,10 @@ import (
 
 // Heartbeats: some bytes there and back on the control connection. A dead peer is noticed after 1.0
 // to 1.2 s; a false alarm costs a redelivery, so a loop that ran late itself starts anew.
+//
+// Of two nodes that beat each other one asks, the one with the lower id: its beats say which of its
+// own was answered last, so that the other, too, sees the way there and back. Where such beats stay
+// away, or their count stands still, the other asks for itself at its next look.
 const (
 	beatEvery     = 200 * time.Millisecond
 	beatMissesMax = 5
@@ -24,6 +30,21 @@ const (
 // stateless reset, but only packets of more than 42 bytes (quic-go protocol.MinStatelessResetSize):
 // a beat must be one of these, so that a restart is noticed by the next beat.
 const beatBytes = 32
+
+// beat is what is asked and, the same, answered; what is left of its bytes is zero.
+type beat [beatBytes]byte
+
+func newBeat(number, answered uint64) (b beat) {
+	binary.BigEndian.PutUint64(b[:8], number)
+	binary.BigEndian.PutUint64(b[8:], answered)
+	return b
+}
+
+// number is that of the beat on its stream, from 1.
+func (b *beat) number() uint64 { return binary.BigEndian.Uint64(b[:8]) }
+
+// answered is the number of the last beat whose answer the asker had when it asked; 0: none.
+func (b *beat) answered() uint64 { return binary.BigEndian.Uint64(b[8:]) }
 
 // pulse judges heartbeats. It is pure.
 type pulse struct {
@@ -112,8 +133,9 @@ func (m *Mux) beatOn(ctx context.Context, s *stream) error {
 	}
 }
 
-// beater sends a beat when asked and flags the answer. It goes on over another stream if its own
-// breaks, because a connection may lose its place while the peer lives.
+// beater sends a beat when asked, unless the peer's own make it needless, and flags what it hears. It
+// goes on over another stream if its own breaks, because a connection may lose its place while the
+// peer lives.
 type beater struct {
 	m          *Mux
 	s          *stream
@@ -152,32 +174,46 @@ func (b *beater) exchange(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, b.s.Reset)
 	defer stop()
 	broken := make(chan error, 1)
+	var answered atomic.Uint64 // the number of the last answer
 	var joined sync.WaitGroup
-	joined.Go(func() { broken <- b.hear() }) // ends with the stream
+	joined.Go(func() { broken <- b.hear(&answered) }) // ends with the stream
 	defer joined.Wait()
 	defer b.s.Close()
-	var beat [beatBytes]byte
-	for {
+	follows := b.s.c.peer.ID < b.m.cfg.ID // where both ask, we need not
+	beaten := false                       // by the peer, since we were asked last
+	for number := uint64(1); ; {
 		select {
 		case <-b.ask:
+		case <-b.s.c.beaten:
+			beaten = true
+			flag(b.heard)
+			continue
 		case err := <-broken:
 			return err
 		case <-ctx.Done():
 			return nil
 		}
-		if _, err := b.s.Write(beat[:]); err != nil {
+		if beaten && follows {
+			beaten = false
+			answered.Store(0) // the next beat must not tell of an answer as old as this
+			continue
+		}
+		one := newBeat(number, answered.Load())
+		if _, err := b.s.Write(one[:]); err != nil {
 			return err
 		}
+		number++
 	}
 }
 
 // hear flags every answer until the stream breaks.
-func (b *beater) hear() error {
-	var beat [beatBytes]byte
+func (b *beater) hear(answered *atomic.Uint64) error {
+	var one beat
 	for {
-		if _, err := io.ReadFull(b.s, beat[:]); err != nil {
+		if _, err := io.ReadFull(b.s, one[:]); err != nil {
 			return err
 		}
+		answered.Store(one.number())
 		flag(b.heard)
 	}
 }
@@ -213,15 +249,20 @@ func flag(c chan struct{}) {
 	}
 }
 
-// echo answers heartbeats.
+// echo answers heartbeats, and tells our own Beat of those whose asker has heard us since the last.
 func echo(_ context.Context, _ Peer, c net.Conn) {
-	var beat [beatBytes]byte
-	for {
-		if _, err := io.ReadFull(c, beat[:]); err != nil {
+	s, remote := c.(*stream)
+	var one beat
+	for last := uint64(0); ; {
+		if _, err := io.ReadFull(c, one[:]); err != nil {
 			return
 		}
-		if _, err := c.Write(beat[:]); err != nil {
+		if _, err := c.Write(one[:]); err != nil {
 			return
+		}
+		if remote && one.answered() > last {
+			last = one.answered()
+			flag(s.c.beaten)
 		}
 	}
 }

@@ -192,3 +192,78 @@ func TestBeatNobody(t *testing.T) {
 		}
 	})
 }
+
+// mutual runs two nodes that beat each other, until each has beaten for a while.
+func mutual(t *testing.T, f func(t *testing.T, wire *memnet, n1, n2 *node, dead1, dead2 <-chan error)) {
+	synctest.Test(t, func(t *testing.T) {
+		wire := newMemnet()
+		n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
+		n2 := start(t, wire.listen("10.0.0.2:1"), "n2")
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		dead1, dead2 := make(chan error, 1), make(chan error, 1)
+		go func() { dead1 <- n1.Beat(ctx, "n2", n2.addr) }()
+		time.Sleep(70 * time.Millisecond) // no two nodes begin at one instant
+		go func() { dead2 <- n2.Beat(ctx, "n1", n1.addr) }()
+		time.Sleep(time.Minute)
+		f(t, wire, n1, n2, dead1, dead2)
+	})
+}
+
+// Of two nodes that beat each other one asks: a beat, its answer and the answer's ack.
+func TestBeatOneAsks(t *testing.T) {
+	mutual(t, func(t *testing.T, wire *memnet, _, _ *node, dead1, dead2 <-chan error) {
+		sent := 0
+		wire.setCut(func(string, string, []byte) bool { sent++; return false })
+		time.Sleep(10 * time.Second)
+		wire.setCut(nil)
+		if most := 3 * 50; sent > most {
+			t.Errorf("%d packets in 10 s, want at most %d", sent, most)
+		}
+		if len(dead1)+len(dead2) > 0 {
+			t.Error("a live peer is dead")
+		}
+	})
+}
+
+// Whoever asks, both notice a cut, of one direction too, even if the close of the other's
+// connections is lost.
+func TestBeatMutualCut(t *testing.T) {
+	for _, mute := range []string{"10.0.0.1:1", "10.0.0.2:1", ""} {
+		mutual(t, func(t *testing.T, wire *memnet, _, _ *node, dead1, dead2 <-chan error) {
+			began := time.Now()
+			wire.setCut(func(from, _ string, _ []byte) bool {
+				// From 1 s on both directions: what the first to notice says is lost.
+				return mute == "" || from == mute || time.Since(began) > time.Second
+			})
+			for i, dead := range []<-chan error{dead1, dead2} {
+				err := <-dead
+				took := time.Since(began)
+				t.Logf("mute %q: node %d after %v: %v", mute, i+1, took, err)
+				if !errors.Is(err, ErrDead) || took > 1300*time.Millisecond {
+					t.Errorf("mute %q: node %d noticed after %v: %v", mute, i+1, took, err)
+				}
+			}
+		})
+	}
+}
+
+// A peer that started anew is noticed by who is asked as well as by who asks: soon, not after
+// five misses.
+func TestBeatMutualRestart(t *testing.T) {
+	for _, restarts := range []string{"n1", "n2"} {
+		mutual(t, func(t *testing.T, wire *memnet, n1, n2 *node, dead1, dead2 <-chan error) {
+			old, addr, dead := n1, "10.0.0.1:1", dead2
+			if restarts == "n2" {
+				old, addr, dead = n2, "10.0.0.2:1", dead1
+			}
+			began := time.Now()
+			start(t, wire.listen(addr), old.id, func(c *Config) { c.Boot = 2 })
+			old.stop()
+			err := <-dead
+			if took := time.Since(began); !errors.Is(err, ErrDead) || took > 500*time.Millisecond {
+				t.Errorf("%s starts anew: noticed after %v: %v", restarts, took, err)
+			}
+		})
+	}
+}

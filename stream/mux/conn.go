@@ -83,8 +83,9 @@ type conn struct {
 	serial  uint64 // of the dial
 	dialled string // the address as the caller wrote it; "" if the peer dialled
 
-	opened atomic.Int32 // streams opened here and not closed
-	active atomic.Int32 // streams of both sides not closed here
+	beaten chan struct{} // a flag: the peer beats us and hears our answers
+	opened atomic.Int32  // streams opened here and not closed
+	active atomic.Int32  // streams of both sides not closed here
 }
 
 func (c *conn) origin() origin { return origin{boot: c.peer.Boot, ours: c.ours, serial: c.serial} }

@@ -251,6 +251,7 @@ func newConn(q *quic.Conn, theirs hello, cl class, serial uint64, dialled string
 		ours:    dialled != "",
 		serial:  serial,
 		dialled: dialled,
+		beaten:  make(chan struct{}, 1),
 	}
 }
 
