@@ -8,6 +8,7 @@
 //	weir lint FILE              what is wrong with a pipeline file
 //	weir status                 what a running cluster does
 //	weir sim                    whether a simulated cluster keeps its promises
+//	weir bench                  how fast records go, beside raw QUIC and TLS
 //
 // `up` runs the hidden verb `start` of the same binary once per node. Its threads are on one
 // page: the main goroutine starts, watches and ends the processes (fleet.go); a goroutine per
@@ -83,6 +84,6 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 		return cmd.Help()
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError("--%s %s", err) })
-	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newSim(), newVersion())
+	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newSim(), newBench(), newBenchNode(), newVersion())
 	return root
 }

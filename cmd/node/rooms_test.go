@@ -25,6 +25,7 @@ gossip                           <- topology
 consensus                        <- topology
 node/spec                        <- topology
 node/worker, node/tap, node/sink <- stream, node/spec
+node/bench                       <- stream
 node/store                       <-
 node/job                         <- topology, stream, node/store
 node/api                         <- topology, node/job
@@ -39,7 +40,7 @@ const modules = `
 github.com/hashicorp/memberlist <- gossip
 github.com/hashicorp/raft       <- consensus
 github.com/hashicorp/go-hclog   <- consensus
-github.com/quic-go/quic-go      <- stream/mux
+github.com/quic-go/quic-go      <- stream/mux, node/bench
 github.com/klauspost/compress   <- stream/wire, node/tap
 github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node

@@ -1,0 +1,198 @@
+// Package bench holds what `weir bench` measures with: a tap that makes records when asked, a
+// role that copies, a sink that times, and the raw streams of QUIC and TLS to compare with.
+//
+//	Tap ──> Copy ──> … ──> Sink      through nodes, as any pipeline
+//	Raw.pour ──────> Raw             bytes over one stream, no weir in between
+//
+// It starts no process and prints nothing. Its only goroutines are those of Raw, joined by Run.
+package bench
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/stream"
+)
+
+// lagsMax is how many latencies a sink keeps between two questions: 8 bytes each.
+const lagsMax = 1 << 20
+
+// Copy hands on what it gets.
+func Copy() stream.Handler {
+	return stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
+		return e.Emit(ctx, r.Out)
+	})
+}
+
+// Tap makes records of one size while Run runs. It has one partition and never ends by itself.
+type Tap struct {
+	body  []byte
+	begin chan load     // to the reader, one at a time
+	quiet chan struct{} // from the reader: it makes no more of the load
+	over  atomic.Bool   // the load's time is up
+	made  atomic.Uint64
+	acked atomic.Uint64
+}
+
+// load is what a reader is asked for: as much as it can, or records at times this far apart that
+// carry their time.
+type load struct{ every time.Duration }
+
+// NewTap makes a tap of records of size bytes that do not compress.
+func NewTap(size int) *Tap {
+	t := &Tap{body: make([]byte, size), begin: make(chan load), quiet: make(chan struct{})}
+	for i := range t.body {
+		t.body[i] = byte(rand.Uint32())
+	}
+	return t
+}
+
+// Run makes records for about d, as fast as they are taken, or one per every if that is not 0,
+// and waits until all of them are acked. It returns how many and how long both took together.
+func (t *Tap) Run(ctx context.Context, d, every time.Duration) (records uint64, took time.Duration, err error) {
+	before := t.acked.Load()
+	t.over.Store(false)
+	select {
+	case t.begin <- load{every}:
+	case <-ctx.Done():
+		return 0, 0, context.Cause(ctx)
+	}
+	began := time.Now()
+	timer := time.AfterFunc(d, func() { t.over.Store(true) })
+	defer timer.Stop()
+	select {
+	case <-t.quiet:
+	case <-ctx.Done():
+		return 0, 0, context.Cause(ctx)
+	}
+	look := time.NewTicker(time.Millisecond) // against seconds of d
+	defer look.Stop()
+	for t.acked.Load() < t.made.Load() {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return 0, 0, context.Cause(ctx)
+		}
+	}
+	return t.acked.Load() - before, time.Since(began), nil
+}
+
+// Partitions implements stream.Tap.
+func (t *Tap) Partitions(context.Context) ([]string, error) { return []string{"bench"}, nil }
+
+// Open implements stream.Tap.
+func (t *Tap) Open(context.Context, string, stream.Mark) (stream.Reader, error) {
+	return &reader{Tap: t}, nil
+}
+
+// reader is the one reader of a Tap.
+type reader struct {
+	*Tap
+	busy bool // there is a load
+	load load
+	due  time.Time // of the next record of a load with times
+	key  [8]byte
+}
+
+// Next implements stream.Reader.
+func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
+	for !r.busy || r.over.Load() {
+		if err := r.turn(ctx); err != nil {
+			return stream.Out{}, nil, err
+		}
+	}
+	out := stream.Out{Body: r.body}
+	if r.load.every > 0 {
+		if err := sleep(ctx, time.Until(r.due)); err != nil {
+			return stream.Out{}, nil, err
+		}
+		r.due = r.due.Add(r.load.every)
+		binary.BigEndian.PutUint64(r.key[:], uint64(time.Now().UnixNano()))
+		out.Key = r.key[:]
+	}
+	r.made.Add(1)
+	return out, nil, nil
+}
+
+// turn ends the present load, if there is one, and waits for the next.
+func (r *reader) turn(ctx context.Context) error {
+	if r.busy {
+		r.busy = false
+		select {
+		case r.quiet <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	select {
+	case r.load = <-r.begin:
+		r.busy, r.due = true, time.Now()
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Done implements stream.Reader.
+func (r *reader) Done(stream.Mark, error) { r.acked.Add(1) }
+
+// Close implements stream.Reader.
+func (r *reader) Close() error { return nil }
+
+// Sink forgets records and keeps how long those that carry their time were under way. The
+// clocks of tap and sink must be one machine's.
+type Sink struct {
+	mu   sync.Mutex
+	lags []time.Duration // at most lagsMax
+}
+
+// Load implements stream.Sink.
+func (s *Sink) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
+
+// Write implements stream.Sink.
+func (s *Sink) Write(_ context.Context, rs []stream.Record, _ []byte) error {
+	if len(rs[0].Key) != 8 { // a load has times, or it has none
+		return nil
+	}
+	now := time.Now().UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rs {
+		if len(r.Key) == 8 && len(s.lags) < lagsMax {
+			s.lags = append(s.lags, time.Duration(now-int64(binary.BigEndian.Uint64(r.Key))))
+		}
+	}
+	return nil
+}
+
+// Lags returns, sorted, how long each record took from the tap to here since it was last asked.
+func (s *Sink) Lags() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lags := s.lags
+	s.lags = nil
+	slices.Sort(lags)
+	return lags
+}
+
+// Close implements stream.Sink.
+func (s *Sink) Close() error { return nil }
