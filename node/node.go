@@ -254,7 +254,7 @@ func (n *Node) Run(ctx context.Context) error {
 	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {
-		rooms.Go(func() error { return ended("api", api.Serve(work, l, n)) })
+		rooms.Go(func() error { return ended("api", api.Serve(work, l, n, n.calls())) })
 	}
 	select {
 	case <-ctx.Done():

@@ -33,7 +33,7 @@ func serve(t *testing.T, l net.Listener, src Source) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, src) }()
+	go func() { done <- Serve(ctx, l, src, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -107,7 +107,7 @@ func TestAtEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, l, src) }()
+	go func() { served <- Serve(ctx, l, src, nil) }()
 
 	gone, leave := context.WithCancel(t.Context())
 	if _, err := AtEnd(gone, "unix:"+sock); err != nil {

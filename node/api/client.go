@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// statusBytesMax is the most a status may hold, in bytes: 500 nodes with 10 000 edges, at
-	// some 300 bytes each, are 3 MiB.
-	statusBytesMax = 16 << 20
+	// answerBytesMax is the most an answer may hold, in bytes: a status of 500 nodes with 10 000
+	// edges, at some 300 bytes each, is 3 MiB.
+	answerBytesMax = 16 << 20
 	// getWait bounds one question where the caller's context does not: the node itself waits a
 	// second for the others.
 	getWait = 5 * time.Second
@@ -40,7 +40,7 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 func Get(ctx context.Context, addr string) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, getWait)
 	defer cancel()
-	resp, err := ask(ctx, addr, "/v1/status")
+	resp, err := send(ctx, addr, http.MethodGet, "/v1/status", nil)
 	if err != nil {
 		return Status{}, err
 	}
@@ -51,22 +51,25 @@ func Get(ctx context.Context, addr string) (Status, error) {
 // drained, ends. It returns once the node has taken the question, and wait when it has answered;
 // call wait, or end ctx.
 func AtEnd(ctx context.Context, addr string) (wait func() (Status, error), err error) {
-	resp, err := ask(ctx, addr, "/v1/status?at=end")
+	resp, err := send(ctx, addr, http.MethodGet, "/v1/status?at=end", nil)
 	if err != nil {
 		return nil, err
 	}
 	return func() (Status, error) { return readStatus(addr, resp) }, nil
 }
 
-// ask returns an answer whose body is still to come.
-func ask(ctx context.Context, addr, path string) (*http.Response, error) {
+// send returns an answer whose body is still to come.
+func send(ctx context.Context, addr, method, path string, body io.Reader) (*http.Response, error) {
 	base, tr, err := parseAddr(addr)
 	if err != nil {
 		return nil, err
 	}
 	tr.DisableKeepAlives = true
 	tr.ResponseHeaderTimeout = getWait
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
+	if method != http.MethodGet {
+		tr.ResponseHeaderTimeout = callWait // it is sent when the work is done
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("address %s: %w", addr, err)
 	}
@@ -81,14 +84,11 @@ func ask(ctx context.Context, addr, path string) (*http.Response, error) {
 }
 
 func readStatus(addr string, resp *http.Response) (st Status, _ error) {
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, statusBytesMax+1))
-	switch {
-	case err != nil:
-		return st, &UnreachableError{Addr: addr, Err: err}
-	case len(body) > statusBytesMax:
-		return st, fmt.Errorf("status of %s: longer than %d MiB, which no node sends", addr, statusBytesMax>>20)
-	case resp.StatusCode != http.StatusOK:
+	body, err := readAnswer(addr, resp)
+	if err != nil {
+		return st, err
+	}
+	if resp.StatusCode != http.StatusOK {
 		line, _, _ := strings.Cut(string(body), "\n")
 		return st, fmt.Errorf("status of %s: %s: %.200s", addr, resp.Status, line)
 	}
@@ -96,6 +96,19 @@ func readStatus(addr string, resp *http.Response) (st Status, _ error) {
 		return st, fmt.Errorf("status of %s: not a weir node's answer: %w", addr, err)
 	}
 	return st, nil
+}
+
+// readAnswer reads the body of an answer and closes it.
+func readAnswer(addr string, resp *http.Response) ([]byte, error) {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax+1))
+	switch {
+	case err != nil:
+		return nil, &UnreachableError{Addr: addr, Err: err}
+	case len(body) > answerBytesMax:
+		return nil, fmt.Errorf("answer of %s: longer than %d MiB, which no node sends", addr, answerBytesMax>>20)
+	}
+	return body, nil
 }
 
 // parseAddr splits an address into the base of its URLs and how to get there.

@@ -12,8 +12,8 @@ import (
 
 // Limits of the server.
 const (
-	// headerWait is how long a client may take to send its request's head: a GET has no body,
-	// so nothing slower is honest (FAULTS 4).
+	// headerWait is how long a client may take to send its request: a GET has no body, that of a
+	// call comes from this machine, so nothing slower is honest (FAULTS 4).
 	headerWait = 5 * time.Second
 	// answerWait bounds one answer: gathering a status takes a second at most (Source), writing
 	// it to a slow reader may take the rest.
@@ -30,11 +30,11 @@ const (
 )
 
 // Serve answers GET /v1/status and GET /livez on l until ctx is done, and then those who asked
-// for the status at the end. It closes l and returns with nothing running; the error is nil when
-// ctx ended it.
-func Serve(ctx context.Context, l net.Listener, src Source) error {
+// for the status at the end; on a Unix socket calls too. It closes l and returns with nothing
+// running; the error is nil when ctx ended it.
+func Serve(ctx context.Context, l net.Listener, src Source, calls Calls) error {
 	srv := &http.Server{
-		Handler:           guard(l.Addr().Network(), routes(ctx, src)),
+		Handler:           guard(l.Addr().Network(), routes(ctx, src, calls)),
 		ReadHeaderTimeout: headerWait,
 		ReadTimeout:       headerWait,
 		WriteTimeout:      answerWait,
@@ -62,9 +62,12 @@ func Serve(ctx context.Context, l net.Listener, src Source) error {
 }
 
 // routes answers until ctx is done, which ends the contexts of all requests too.
-func routes(ctx context.Context, src Source) http.Handler {
+func routes(ctx context.Context, src Source, calls Calls) http.Handler {
 	ends := make(chan struct{}, endsMax)
 	mux := http.NewServeMux()
+	for name, call := range calls {
+		mux.HandleFunc("POST /v1/"+name, call.serve)
+	}
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "ok")
@@ -118,7 +121,7 @@ func awaitEnd(ctx context.Context, w http.ResponseWriter, r *http.Request) bool 
 
 // guard lets through what may ask. Over TCP the Host must be a name of this machine: a page in
 // the user's browser whose own name was made to point here sends its own name (DNS rebinding).
-// A Unix socket is guarded by its file mode.
+// A Unix socket is guarded by its file mode, and only there may one do more than look.
 func guard(network string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -130,9 +133,9 @@ func guard(network string, next http.Handler) http.Handler {
 				http.StatusMisdirectedRequest)
 			return
 		}
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if network != "unix" && r.Method != http.MethodGet && r.Method != http.MethodHead {
 			h.Set("Allow", "GET, HEAD")
-			http.Error(w, "this API only answers GET", http.StatusMethodNotAllowed)
+			http.Error(w, "over TCP this API only answers GET: ask by the node's Unix socket", http.StatusMethodNotAllowed)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -1,6 +1,6 @@
-// Package api shows a node to people and programs over HTTP: a Unix socket for the user of
-// the machine, loopback TCP when asked. It reads a Source and owns no state and, but for the
-// server's, no goroutine.
+// Package api shows a node to people and programs over HTTP, and takes their calls: a Unix socket
+// for the user of the machine, loopback TCP, only to look, when asked. It reads a Source, passes
+// Calls on and owns no state and, but for the server's, no goroutine.
 package api
 
 import "context"
