@@ -60,7 +60,7 @@ func rawStream(b *testing.B) io.Writer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	cert, pool, err := mint(keys.ca, "n1")
+	cert, pool, err := keys.mint("n1")
 	if err != nil {
 		b.Fatal(err)
 	}

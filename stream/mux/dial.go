@@ -103,13 +103,19 @@ func (m *Mux) dial(ctx context.Context, to target) (*conn, error) {
 		return nil, ErrClosed
 	}
 	if err != nil {
-		return nil, dialError(err)
+		err = dialError(err)
+		if errors.Is(err, ErrOtherCluster) {
+			err = fmt.Errorf("%w, cluster %s here", err, m.ClusterID())
+		}
+		m.turnedAway(addr.String(), err)
+		return nil, err
 	}
 	c, err := m.greet(ctx, q, to)
 	if err == nil {
 		err = m.register(ctx, c)
 	}
 	if err != nil {
+		m.turnedAway(addr.String(), err)
 		_ = q.CloseWithError(refusal(err), err.Error())
 		return nil, err
 	}
@@ -191,7 +197,7 @@ func (m *Mux) welcome(ctx context.Context, q *quic.Conn) {
 	case remote && e.Remote:
 		m.cfg.Log.Debug("connection closed before its HELLO", "addr", q.RemoteAddr().String(), "err", err)
 	default:
-		m.cfg.Log.Warn("connection refused", "addr", q.RemoteAddr().String(), "err", err)
+		m.refused(q.RemoteAddr().String(), err)
 	}
 	_ = q.CloseWithError(refusal(err), err.Error())
 }
@@ -307,15 +313,21 @@ func lookUp(ctx context.Context, addr string) (*net.UDPAddr, error) {
 // quic-go gives no other way to pass it.
 type handshake struct{}
 
-// countHandshake counts a stranger's handshake until it is accepted or gone.
-func (m *Mux) countHandshake(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+// countHandshake counts a stranger's handshake until it is accepted or gone. One that fails is
+// nowhere else to be seen.
+func (m *Mux) countHandshake(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	if m.pending.Add(1) > handshakesMax {
 		m.pending.Add(-1)
 		return nil, errors.New("too many handshakes at once")
 	}
 	done := sync.OnceFunc(func() { m.pending.Add(-1) })
-	context.AfterFunc(ctx, done)
-	return context.WithValue(ctx, handshake{}, done), nil
+	stop := context.AfterFunc(ctx, func() {
+		done()
+		if err := dialError(context.Cause(ctx)); reasonOf(err) != nil {
+			m.refused(info.RemoteAddr.String(), err)
+		}
+	})
+	return context.WithValue(ctx, handshake{}, func() { stop(); done() }), nil
 }
 
 // mustVerify reports whether a stranger must prove its address first.

@@ -16,14 +16,16 @@ import (
 
 // Errors of connecting.
 var (
-	ErrOtherCluster = errors.New("the peer belongs to another cluster (other secret)")
-	ErrOtherLog     = errors.New("the peer has the same secret but another log: its cluster was initialised apart")
+	ErrOtherCluster = errors.New("the peer belongs to another cluster (other secret): give both the same secret")
+	ErrOtherLog     = errors.New("the peer has the same secret but another log, since its cluster was initialised apart: " +
+		"keep one of the two, and start the nodes of the other anew, with --join and without their data dirs")
 	ErrVersion      = errors.New("the peer speaks no protocol version that we speak: upgrade the older one")
+	ErrNotWeir      = errors.New("what answers there is no weir node: is the address right?")
 	ErrNotPeer      = errors.New("the node at this address has another id")
 	ErrSameID       = errors.New("two running nodes have one id: was a data dir copied?")
 	ErrOldBoot      = errors.New("a later start of this node is already connected")
 	ErrNoAnswer     = errors.New("no answer: is the node running, and its UDP port open?")
-	ErrClock        = errors.New("a node's clock is outside the certificates' validity: check its date")
+	ErrClock        = errors.New("a node's clock is outside the certificates' validity, 1999 to 2099: check its date (NTP)")
 	ErrProtocol     = errors.New("the peer did not keep to the protocol")
 	ErrTooManyLinks = errors.New("too many links to one node: give its roles to several")
 )
@@ -101,8 +103,14 @@ func dialError(err error) error {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return fmt.Errorf("%w (ours says %s)", ErrClock, time.Now().UTC().Format(time.RFC3339))
 	}
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return ErrOtherCluster
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		if cluster := issuerOf(unknown.Cert); cluster != "" {
+			return fmt.Errorf("%w: cluster %s there", ErrOtherCluster, cluster)
+		}
+		return ErrNotWeir
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return ErrNotWeir
 	}
 	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.Remote {
 		switch e.ErrorCode {

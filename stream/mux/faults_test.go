@@ -289,7 +289,7 @@ func TestT5DialIsNotAcceptance(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cert, pool, err := mint(keys.ca, "mute")
+		cert, pool, err := keys.mint("mute")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +314,7 @@ func TestT5DialIsNotAcceptance(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		foreign, _, err := mint(other.ca, "n3")
+		foreign, _, err := other.mint("n3")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,8 +8,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -66,20 +69,44 @@ func validity() (from, to time.Time) {
 	return time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 }
 
+// checkClock refuses a clock by which no certificate is valid: each handshake would fail.
+func checkClock(now time.Time) error {
+	if from, to := validity(); now.Before(from) || now.After(to) {
+		return fmt.Errorf("%w: this node's says %s", ErrClock, now.UTC().Format(time.DateOnly))
+	}
+	return nil
+}
+
+// issuer is the name of the authority less the cluster's: it tells a peer without our secret, which
+// cannot verify anything, of which cluster we are.
+const issuer = "weir cluster "
+
+// issuerOf is the cluster that a certificate names, which may lie; "" if it is none of ours.
+func issuerOf(c *x509.Certificate) string {
+	if c == nil {
+		return ""
+	}
+	cluster, ok := strings.CutPrefix(c.Issuer.CommonName, issuer)
+	if _, err := hex.DecodeString(cluster); !ok || err != nil || len(cluster) != hex.EncodedLen(clusterBytes) {
+		return ""
+	}
+	return cluster
+}
+
 // mint makes a node's key and certificate, and the pool that verifies those of its peers: every
 // node makes the same authority from the secret.
-func mint(ca ed25519.PrivateKey, id topology.NodeID) (tls.Certificate, *x509.CertPool, error) {
+func (k *keys) mint(id topology.NodeID) (tls.Certificate, *x509.CertPool, error) {
 	from, to := validity()
 	authority := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "weir cluster"},
+		Subject:               pkix.Name{CommonName: issuer + hex.EncodeToString(k.cluster[:])},
 		NotBefore:             from,
 		NotAfter:              to,
 		KeyUsage:              x509.KeyUsageCertSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, authority, authority, ca.Public(), ca)
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, k.ca.Public(), k.ca)
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
@@ -98,7 +125,7 @@ func mint(ca ed25519.PrivateKey, id topology.NodeID) (tls.Certificate, *x509.Cer
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	if der, err = x509.CreateCertificate(rand.Reader, leaf, authority, public, ca); err != nil {
+	if der, err = x509.CreateCertificate(rand.Reader, leaf, authority, public, k.ca); err != nil {
 		return tls.Certificate{}, nil, err
 	}
 	pool := x509.NewCertPool()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -105,8 +106,10 @@ type Mux struct {
 	group   sync.WaitGroup             // only Run and goroutines in it add to it
 	serial  atomic.Uint64              // of our dials, see hello.serial
 	pending atomic.Int64               // handshakes of strangers under way
-	dropped atomic.Uint64
-	foreign atomic.Uint64
+
+	complaints complaints
+	dropped    atomic.Uint64
+	foreign    atomic.Uint64
 }
 
 // New makes a Mux from a valid Config. It starts nothing; the socket is the Mux's from here on.
@@ -127,7 +130,10 @@ func New(cfg Config) (*Mux, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mux: derive keys: %w", err)
 	}
-	cert, pool, err := mint(keys.ca, cfg.ID)
+	if err := checkClock(time.Now()); err != nil {
+		return nil, fmt.Errorf("mux: %w", err)
+	}
+	cert, pool, err := keys.mint(cfg.ID)
 	if err != nil {
 		return nil, fmt.Errorf("mux: mint certificate of %s: %w", cfg.ID, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -125,7 +126,7 @@ func strangerTLS(t *testing.T, secret []byte, id topology.NodeID, change ...func
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, pool, err := mint(keys.ca, id)
+	cert, pool, err := keys.mint(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +138,8 @@ func strangerTLS(t *testing.T, secret []byte, id topology.NodeID, change ...func
 		public := leaf.PublicKey
 		leaf.SerialNumber = nil
 		change[0](leaf)
-		issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "weir cluster"}}
-		if cert.Certificate[0], err = x509.CreateCertificate(rand.Reader, leaf, issuer, public, keys.ca); err != nil {
+		authority := &x509.Certificate{Subject: pkix.Name{CommonName: issuer + hex.EncodeToString(keys.cluster[:])}}
+		if cert.Certificate[0], err = x509.CreateCertificate(rand.Reader, leaf, authority, public, keys.ca); err != nil {
 			t.Fatal(err)
 		}
 	}
