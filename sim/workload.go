@@ -25,12 +25,19 @@ const pipelineName = "sim"
 const recordBits = 40
 
 const (
-	// readEvery is how often a tap finds new records, as one that reads blocks of a file does.
-	// Virtual time costs by the packet: records one by one cost ten times as much.
-	readEvery = 200 * time.Millisecond
+	// readEvery is how often a tap finds new records, at least, as one that reads blocks of a file
+	// does. Virtual time costs by the packet: records one by one cost ten times as much. A larger
+	// cluster reads less often, readEveryMax at most, so that readFor records come for each node of
+	// the largest role: it is what a packet to that node carries.
+	readEvery    = 200 * time.Millisecond
+	readEveryMax = time.Second
+	readFor      = 10
 	// takesGrains is how many service times there are from half to one and a half of the mean:
 	// what ends together is acked together.
 	takesGrains = 2
+	// takesMixed is of how many blocks one has records with service times of their own, which end
+	// out of order; those of any other take all the same.
+	takesMixed = 4
 )
 
 // Workload is what the nodes of a run work on: numbered records from taps that read at a rate,
@@ -46,6 +53,7 @@ type Workload struct {
 	roles    map[string]Role
 	history  *History
 	gap      time.Duration // between records of one partition
+	every    time.Duration // a tap finds new ones so often
 	stopped  chan struct{}
 
 	mu         sync.Mutex
@@ -72,8 +80,9 @@ func newWorkload(s *Scenario, seed uint64, h *History) *Workload {
 		pipeline: topology.Pipeline{Name: pipelineName, Graph: s.Graph},
 		roles:    make(map[string]Role), partitions: make(map[string]*partition),
 	}
-	taps := 0
+	taps, most := 0, 0
 	for _, r := range s.Roles {
+		most = max(most, r.Nodes)
 		w.roles[r.Name] = r
 		w.pipeline.Roles = append(w.pipeline.Roles, topology.Role{Name: r.Name, Kind: r.Kind, Send: r.Send})
 		if r.Kind == topology.KindTap {
@@ -81,6 +90,8 @@ func newWorkload(s *Scenario, seed uint64, h *History) *Workload {
 		}
 	}
 	w.gap = time.Second * time.Duration(max(taps, 1)) / time.Duration(max(s.Rate, 1))
+	w.every = time.Second * time.Duration(most*readFor) / time.Duration(max(s.Rate, 1))
+	w.every = min(max(w.every.Truncate(readEvery), readEvery), readEveryMax)
 	return w
 }
 
@@ -180,13 +191,17 @@ func (w *Workload) Expect() Expect {
 
 // due waits until record n of a partition is there; false: it never will be.
 func (w *Workload) due(ctx context.Context, p *partition, n uint64) (bool, error) {
-	at := p.since.Add((time.Duration(n) * w.gap).Truncate(readEvery))
-	timer := time.NewTimer(time.Until(at))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-w.stopped:
-	case <-ctx.Done():
+	at := p.since.Add((time.Duration(n) * w.gap).Truncate(w.every))
+	if wait := time.Until(at); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-w.stopped:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
 	w.mu.Lock()
@@ -332,9 +347,7 @@ func (h *loadHandler) one(ctx context.Context, r stream.Record, e stream.Emitter
 	h.w.history.Add(Event{Kind: EventHandled, Node: h.id, Record: number, Leaf: hash(path), N: uint64(r.Attempt), Text: h.role.Name})
 	path += ">" + h.role.Name
 	chance := mix(mix(h.w.seed, number), hash(path))
-	// Between half and one and a half times what it takes on average, by the record.
-	takes := time.Duration((0.5 + unit(chance)) * float64(h.role.Takes)).Round(max(h.role.Takes/takesGrains, 1))
-	if err := sleep(ctx, takes); err != nil {
+	if err := sleep(ctx, h.w.takes(h.role, number, chance)); err != nil {
 		return err
 	}
 	if r.Attempt == 1 && unit(mix(chance, 1)) < h.role.Fails {
@@ -344,6 +357,17 @@ func (h *loadHandler) one(ctx context.Context, r stream.Record, e stream.Emitter
 		return nil
 	}
 	return e.Emit(ctx, stream.Out{Body: h.w.body(number, path)})
+}
+
+// takes is how long a role works on a record: between half and one and a half times what it takes on
+// average, by the block that the tap read, or by the record's own chance.
+func (w *Workload) takes(r Role, number, chance uint64) time.Duration {
+	p, n := number>>recordBits, number&(1<<recordBits-1)
+	block := mix(mix(w.seed, p), mix(hash(r.Name), uint64(time.Duration(n)*w.gap/w.every)))
+	if block%takesMixed != 0 {
+		chance = block
+	}
+	return time.Duration((0.5 + unit(chance)) * float64(r.Takes)).Round(max(r.Takes/takesGrains, 1))
 }
 
 // loadSink is a sink: what its Write returned for is durable. Role.Takes is what a write takes,
