@@ -35,7 +35,7 @@ const (
 	// idBytesMax is the longest node id, in bytes; FAULTS limits table.
 	idBytesMax = 64
 	// lostKeep is how long a member lost without a leave is tried again: longer than most
-	// repairs of a network; a seed is tried for ever.
+	// repairs of a network. A seed, and a node of the roster, is tried for ever.
 	lostKeep = time.Hour
 	// leftKeep is how long a member that left is still shown.
 	leftKeep = 10 * time.Minute
@@ -54,6 +54,8 @@ const (
 	rejoinAtOnce = 3
 	// leaveWait is the longest each of the two steps of a leave takes.
 	leaveWait = 500 * time.Millisecond
+	// lookUpWait is how long the name of a seed may take to resolve.
+	lookUpWait = time.Second
 	// updateWait is how long the loop waits for a changed Announce to spread.
 	updateWait = 500 * time.Millisecond
 )
@@ -122,6 +124,7 @@ type Gossip struct {
 
 	mu      sync.Mutex
 	self    Member
+	roster  []string // addresses of the nodes that the log has
 	leaving bool
 	members map[topology.NodeID]Member
 	changed chan struct{} // closed and replaced at each change
@@ -147,7 +150,7 @@ func New(c Config) (*Gossip, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Gossip{
-		seeds:     slices.DeleteFunc(slices.Clone(c.Seeds), func(s string) bool { return s == c.Self.Addr }),
+		seeds:     c.Seeds,
 		log:       c.Log,
 		transport: newTransport(c.Net, seal, addr),
 		announced: make(chan struct{}, 1),
@@ -169,7 +172,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 	settling := settleRounds
 	for ctx.Err() == nil {
-		alone := g.rejoin(list, settling > 0)
+		alone := g.rejoin(ctx, list, settling > 0)
 		if !alone && settling > 0 {
 			settling--
 		}
@@ -215,10 +218,12 @@ func (g *Gossip) Changed() <-chan struct{} {
 }
 
 // Announce changes what this node says of itself: the log it belongs to, and whether it votes.
-func (g *Gossip) Announce(logID uint64, voter bool) {
+// The addresses of the log's roster are tried like seeds: of two halves of a cluster that were apart
+// for long, at least the one without a leader has not forgotten the other.
+func (g *Gossip) Announce(logID uint64, voter bool, roster []string) {
 	g.mu.Lock()
 	same := g.self.LogID == logID && g.self.Voter == voter
-	g.self.LogID, g.self.Voter = logID, voter
+	g.self.LogID, g.self.Voter, g.roster = logID, voter, roster
 	g.mu.Unlock()
 	if same {
 		return
@@ -231,8 +236,8 @@ func (g *Gossip) Announce(logID uint64, voter bool) {
 
 // rejoin tries the seeds that are no living member, and some members lost without a leave; with
 // settling also a living one. It reports whether this node was alone before.
-func (g *Gossip) rejoin(list *memberlist.Memberlist, settling bool) (alone bool) {
-	alive, targets := g.targets()
+func (g *Gossip) rejoin(ctx context.Context, list *memberlist.Memberlist, settling bool) (alone bool) {
+	alive, targets := g.targets(g.lookUp(ctx))
 	if settling && len(alive) > 0 {
 		targets = append(targets, alive[rand.IntN(len(alive))])
 	}
@@ -245,11 +250,34 @@ func (g *Gossip) rejoin(list *memberlist.Memberlist, settling bool) (alone bool)
 	return len(alive) == 0
 }
 
-// targets returns the other members that are alive, and the addresses to try.
-func (g *Gossip) targets() (alive, targets []string) {
+// lookUp returns the seeds as ip:port, as their names resolve now: memberlist would ask for a name
+// by TCP first, and a seed that it knows by its address is not to be tried again by its name.
+func (g *Gossip) lookUp(ctx context.Context) (addrs []string) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpWait)
+	defer cancel()
+	for _, seed := range g.seeds {
+		host, port, err := net.SplitHostPort(seed)
+		if _, notIP := netip.ParseAddr(host); err != nil || notIP == nil {
+			addrs = append(addrs, seed)
+			continue
+		}
+		ips, err := net.DefaultResolver.LookupHost(ctx, host)
+		if err != nil {
+			g.log.Debug("seed not found", "seed", seed, "err", err)
+		}
+		for _, ip := range ips {
+			addrs = append(addrs, net.JoinHostPort(ip, port))
+		}
+	}
+	return addrs
+}
+
+// targets returns the other members that are alive, and the addresses to try: seeds, and some of
+// the members that were lost and of the roster.
+func (g *Gossip) targets(seeds []string) (alive, targets []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	known := make(map[string]bool)
+	known := map[string]bool{g.transport.self.String(): true}
 	for id, m := range g.members {
 		switch {
 		case id == g.self.ID:
@@ -260,9 +288,14 @@ func (g *Gossip) targets() (alive, targets []string) {
 			targets = append(targets, string(m.ID)+"/"+m.Addr)
 		}
 	}
+	for _, addr := range g.roster {
+		if !known[addr] {
+			targets = append(targets, addr)
+		}
+	}
 	rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
 	targets = targets[:min(len(targets), rejoinAtOnce)]
-	for _, s := range g.seeds {
+	for _, s := range seeds {
 		if !known[s] {
 			targets = append(targets, s)
 		}

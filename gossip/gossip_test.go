@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,7 @@ func TestMembersJoinAnnounceLeaveAndDie(t *testing.T) {
 			t.Errorf("n5 sees %+v, want n1 as it is", m)
 		}
 
-		nodes[1].Announce(7, true)
+		nodes[1].Announce(7, true, nil)
 		within(t, 3*time.Second, nodes, "n2 voter of log 7", func(ms map[topology.NodeID]Member) bool {
 			return ms["n2"].Voter && ms["n2"].LogID == 7
 		})
@@ -66,6 +67,28 @@ func TestHalvesMergeAfterAPartition(t *testing.T) {
 		took := within(t, 20*time.Second, nodes, "all alive again", all)
 		t.Logf("merged after %v", took)
 		stopAll(l, nodes)
+	})
+}
+
+// Halves that were apart for longer than a lost member is remembered, and whose seeds are on one
+// side: what the log says of the roster brings them together.
+func TestHalvesMergeAfterHours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(t)
+		nodes := []*lanNode{l.start(1, nil), l.start(2, nil), l.start(3, nil)}
+		all := func(ms map[topology.NodeID]Member) bool { return alive(ms) == 3 }
+		within(t, 5*time.Second, nodes, "all alive", all)
+		nodes[2].Announce(7, true, []string{lanAddr(1), lanAddr(2), lanAddr(3)})
+		l.sever(true, nodes[:2], nodes[2:])
+		nodes[0].stop() // the only seed is never heard of again
+		time.Sleep(2 * lostKeep)
+		if n := len(nodes[2].Members()); n != 1 {
+			t.Fatalf("n3 remembers %d members after %v", n, 2*lostKeep)
+		}
+		l.sever(false, nodes[:2], nodes[2:])
+		took := within(t, 20*time.Second, nodes[1:], "both alive again", func(ms map[topology.NodeID]Member) bool { return alive(ms) == 2 })
+		t.Logf("merged after %v", took)
+		stopAll(l, nodes[1:])
 	})
 }
 
@@ -166,4 +189,26 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// A seed's name is looked up at each try, and one that is a living member is not tried by its name.
+func TestSeedsByName(t *testing.T) {
+	g, err := New(Config{
+		Self: Member{ID: "n1", Addr: "127.0.0.1:7411"}, Net: &lanPort{}, Secret: make([]byte, secretBytes),
+		Seeds: []string{"localhost:7411", "localhost:7412", "10.0.0.1:7411", "no-such-host.invalid:7411"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seeds := g.lookUp(t.Context())
+	for _, want := range []string{"127.0.0.1:7411", "127.0.0.1:7412", "10.0.0.1:7411"} {
+		if !slices.Contains(seeds, want) {
+			t.Errorf("seeds are %v, want %s among them", seeds, want)
+		}
+	}
+	g.set(Member{ID: "n2", Addr: "127.0.0.1:7412", State: StateAlive})
+	_, targets := g.targets([]string{"127.0.0.1:7411", "127.0.0.1:7412", "10.0.0.1:7411"})
+	if !slices.Equal(targets, []string{"10.0.0.1:7411"}) {
+		t.Errorf("tried are %v, want the one that is neither this node nor alive", targets)
+	}
 }

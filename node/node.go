@@ -306,7 +306,11 @@ func (n *Node) announce(ctx context.Context) error {
 		changed := n.consensus.Changed()
 		s := n.consensus.State()
 		n.cfg.Hooks.state(s)
-		n.gossip.Announce(s.LogID, s.Votes(n.self.ID))
+		roster := make([]string, len(s.Roster))
+		for i, node := range s.Roster {
+			roster[i] = node.Addr
+		}
+		n.gossip.Announce(s.LogID, s.Votes(n.self.ID), roster)
 		select {
 		case <-changed:
 		case <-ctx.Done():
