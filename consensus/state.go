@@ -54,18 +54,6 @@ type State struct {
 	Recent []Election `json:"-"`
 }
 
-// Pipeline is a pipeline of the cluster; Failed says why it runs no more.
-type Pipeline struct {
-	topology.Pipeline
-	Failed *Failure `json:"failed,omitempty"`
-}
-
-// Failure is why a pipeline stopped for good.
-type Failure struct {
-	Reason   string `json:"reason"`
-	ExitCode int    `json:"exit_code"`
-}
-
 // Departure is a boot of a node that left.
 type Departure struct {
 	ID   topology.NodeID `json:"id"`
@@ -127,15 +115,18 @@ func (s *State) HasLeft(id topology.NodeID, boot uint64) bool {
 	return slices.ContainsFunc(s.Departed, func(d Departure) bool { return d.ID == id && d.Boot >= boot })
 }
 
-// Command is what can be proposed: make one with Admit, Evict, Create or Fail.
+// Command is what can be proposed: make one with Admit, Evict, Create, Apply, Settle, Pause or Fail.
 type Command struct {
 	Version  int                `json:"version"`
 	Kind     commandKind        `json:"kind"`
 	Nodes    []topology.Node    `json:"nodes,omitempty"`    // admit
 	IDs      []topology.NodeID  `json:"ids,omitempty"`      // evict; leader: one
 	Left     bool               `json:"left,omitempty"`     // evict
-	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create
-	Name     string             `json:"name,omitempty"`     // fail
+	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create, apply
+	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version
+	Name     string             `json:"name,omitempty"`     // fail, settle, pause
+	Role     string             `json:"role,omitempty"`     // pause; "" = the whole pipeline
+	Paused   bool               `json:"paused,omitempty"`   // pause; false: go on
 	Failure  *Failure           `json:"failure,omitempty"`  // fail
 	LogID    uint64             `json:"log_id,omitempty"`   // leader: the name of a log that has none
 }
@@ -147,6 +138,9 @@ const (
 	kindAdmit  commandKind = "admit"
 	kindEvict  commandKind = "evict"
 	kindCreate commandKind = "create"
+	kindApply  commandKind = "apply"
+	kindSettle commandKind = "settle"
+	kindPause  commandKind = "pause"
 	kindFail   commandKind = "fail"
 )
 
@@ -164,6 +158,23 @@ func Evict(left bool, ids ...topology.NodeID) Command {
 // Create makes a pipeline, unless the cluster has one of that name: then it changes nothing.
 func Create(p topology.Pipeline) Command {
 	return Command{Version: commandVersion, Kind: kindCreate, Pipeline: &p}
+}
+
+// Apply makes a pipeline, or changes the one of that name, if its version still is the one it was
+// planned against; 0: there was none.
+func Apply(p topology.Pipeline, at uint64) Command {
+	return Command{Version: commandVersion, Kind: kindApply, Pipeline: &p, At: at}
+}
+
+// Settle ends what is leaving a version of a pipeline: nothing is in flight there.
+func Settle(name string, at uint64) Command {
+	return Command{Version: commandVersion, Kind: kindSettle, Name: name, At: at}
+}
+
+// Pause stops a role's reading or taking, or lets it go on; role "" is the whole pipeline, whose
+// taps then read nothing.
+func Pause(name, role string, paused bool) Command {
+	return Command{Version: commandVersion, Kind: kindPause, Name: name, Role: role, Paused: paused}
 }
 
 // Fail stops a pipeline for good; the first reason stays.
@@ -212,6 +223,12 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 		n.evict(c.IDs, c.Left)
 	case kindCreate:
 		refused = n.create(c.Pipeline)
+	case kindApply:
+		refused = n.revise(c.Pipeline, c.At)
+	case kindSettle:
+		n.settle(c.Name, c.At)
+	case kindPause:
+		refused = n.pause(c.Name, c.Role, c.Paused)
 	case kindFail:
 		refused = n.fail(c.Name, c.Failure)
 	default:
@@ -282,39 +299,9 @@ func (s *State) evict(ids []topology.NodeID, left bool) {
 	s.Epoch++
 }
 
-func (s *State) create(p *topology.Pipeline) error {
-	if p == nil || p.Name == "" {
-		return errors.New("create pipeline: it has no name")
-	}
-	i, known := slices.BinarySearchFunc(s.Pipelines, p.Name, comparePipeline)
-	if known {
-		return nil
-	}
-	if len(s.Pipelines) >= pipelinesMax {
-		return fmt.Errorf("create pipeline %s: the cluster has %d, the most it holds", p.Name, pipelinesMax)
-	}
-	s.Pipelines = slices.Insert(slices.Clone(s.Pipelines), i, Pipeline{Pipeline: *p})
-	s.Epoch++
-	return nil
-}
-
-func (s *State) fail(name string, f *Failure) error {
-	i, known := slices.BinarySearchFunc(s.Pipelines, name, comparePipeline)
-	if !known || f == nil {
-		return fmt.Errorf("fail pipeline %s: the cluster has none of that name", name)
-	}
-	if s.Pipelines[i].Failed == nil {
-		s.Pipelines = slices.Clone(s.Pipelines)
-		s.Pipelines[i].Failed = f
-	}
-	return nil
-}
-
 func compareNode(n topology.Node, id topology.NodeID) int {
 	return strings.Compare(string(n.ID), string(id))
 }
-
-func comparePipeline(p Pipeline, name string) int { return strings.Compare(p.Name, name) }
 
 func sameNode(a, b topology.Node) bool {
 	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)

@@ -65,7 +65,7 @@ func (b *Builder) Graph() (Graph, error) {
 		b.fail(errors.New("the graph is empty"))
 	}
 	if b.err == nil {
-		b.fail(b.graph.check())
+		b.fail(b.graph.Check())
 	}
 	if b.err != nil {
 		return Graph{}, b.err

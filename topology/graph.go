@@ -209,8 +209,8 @@ func (g Graph) longest() []string {
 	return best
 }
 
-// check says why the graph is none: over a limit, or with a cycle.
-func (g Graph) check() error {
+// Check says why the graph is none: over a limit, or with a cycle.
+func (g Graph) Check() error {
 	if n := len(g.Edges); n > edgesMax {
 		return fmt.Errorf("the graph has %d edges, at most %d are allowed", n, edgesMax)
 	}

@@ -94,7 +94,7 @@ func (p *parser) graph() error {
 	if len(g.Edges) == 0 {
 		return p.tok.fail(errors.New("the graph is empty: write a -> b"))
 	}
-	err := g.check()
+	err := g.Check()
 	if err == nil {
 		return nil
 	}

@@ -70,7 +70,7 @@ func (p Pipeline) Validate() error {
 		ps.add("", "the pipeline has %d roles, at most %d are allowed", n, rolesMax)
 		return ps
 	}
-	if err := p.Graph.check(); err != nil {
+	if err := p.Graph.Check(); err != nil {
 		ps.add("", "%v", err)
 		if len(p.Graph.Edges) > edgesMax {
 			return ps
