@@ -46,6 +46,7 @@ github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node
 github.com/zeebo/xxh3           <- stream, stream/wire, node
+golang.org/x/net                <- stream/mux
 golang.org/x/sync               <- *
 golang.org/x/sys                <- *
 github.com/google/go-cmp        <- tests

@@ -151,7 +151,7 @@ func New(cfg Config) (*Mux, error) {
 	}
 	m.handlers[KindBeat] = echo
 	m.tr = &quic.Transport{
-		Conn:                cfg.Conn,
+		Conn:                coalesce(cfg.Conn, m.arrived),
 		StatelessResetKey:   &m.keys.reset,
 		VerifySourceAddress: m.mustVerify,
 		ConnContext:         m.countHandshake,

@@ -23,8 +23,8 @@ const (
 // 1452 (its protocol.MaxPacketBufferSize) and cuts off the rest.
 const packetBytesMax = 1452 - packetHeader
 
-// ringPackets is how many bare packets wait for the handler: quic-go holds 32 and drops silently,
-// so a pause of the handler must fit here (FAULTS T3). At most 6 MiB.
+// ringPackets is how many bare packets wait for the handler: a pause of it must fit here, since
+// quic-go holds 32 and drops silently (FAULTS T3). At most 6 MiB.
 const ringPackets = 4096
 
 // packet is a bare packet without our two bytes.
@@ -60,8 +60,12 @@ func (m *Mux) Dropped() uint64 { return m.dropped.Load() }
 // Foreign counts bare packets that were not ours.
 func (m *Mux) Foreign() uint64 { return m.foreign.Load() }
 
-// readPackets moves bare packets from quic-go's short queue to the ring; it must not do anything
-// else, and there must be one only (quic-go's first call is not safe beside a second).
+// isQUIC reports whether quic-go takes a packet with this first byte for its own (RFC 9443).
+func isQUIC(first byte) bool { return first&0xc0 != 0 }
+
+// readPackets moves bare packets from quic-go's short queue to the ring, where the socket does not
+// do so before quic-go sees them (coalesce). It must not do anything else, and there must be one
+// only (quic-go's first call is not safe beside a second).
 func (m *Mux) readPackets(ctx context.Context) {
 	buf := make([]byte, packetHeader+packetBytesMax)
 	for {
@@ -69,15 +73,20 @@ func (m *Mux) readPackets(ctx context.Context) {
 		if err != nil {
 			return // ctx is done or the transport closed, which accept reports
 		}
-		if n < packetHeader || buf[0] != packetByte || buf[1] != packetVersion {
-			m.foreign.Add(1)
-			continue
-		}
-		select {
-		case m.ring <- packet{append([]byte(nil), buf[packetHeader:n]...), from}:
-		default:
-			m.dropped.Add(1)
-		}
+		m.arrived(buf[:n], from)
+	}
+}
+
+// arrived puts a copy of a bare packet into the ring; it never waits.
+func (m *Mux) arrived(b []byte, from net.Addr) {
+	if len(b) < packetHeader || len(b) > packetHeader+packetBytesMax || b[0] != packetByte || b[1] != packetVersion {
+		m.foreign.Add(1)
+		return
+	}
+	select {
+	case m.ring <- packet{append([]byte(nil), b[packetHeader:]...), from}:
+	default:
+		m.dropped.Add(1)
 	}
 }
 
