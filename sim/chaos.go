@@ -41,6 +41,9 @@ const (
 	chaosLength = 40 * time.Second
 	// chaosRate is records a second: a third of what the fewest and slowest workers do.
 	chaosRate = 250
+	// chaosLarge is of how many seeds one has records so large, and nodes with so little memory,
+	// that a stalled sink fills the windows within some seconds.
+	chaosLarge = 8
 	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
 	chaosStart = 6 * time.Second
 	chaosQuiet = 2 * time.Second
@@ -59,6 +62,9 @@ func Chaos(level Level, seed uint64) (string, error) {
 	fmt.Fprintf(b, "about chaos %s, drawn from seed %d\n", level, seed)
 	fmt.Fprintf(b, "length %v\n", chaosLength)
 	fmt.Fprintf(b, "rate %d\n", chaosRate)
+	if mix(seed, hash("large"))%chaosLarge == 0 {
+		b.WriteString("size 2KiB\nmemory 1MiB\n")
+	}
 	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 20, 150), 24+r.IntN(41), r.Float64())
 	fmt.Fprintf(b, "delay %v jitter %v\n", micros(r, 2*time.Millisecond), micros(r, h.jitter))
 	for _, bad := range []struct {

@@ -111,7 +111,8 @@ func (c *cluster) start(m *member) error {
 	}
 	cfg := node.Config{
 		ID: id, Secret: c.secret, Log: c.log, Pipelines: []topology.Pipeline{c.pipeline},
-		Conn: c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
+		Memory: int64(c.load.memory),
+		Conn:   c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
 	}
 	if m != c.founder || m.boots > 1 {
 		cfg.Join = c.seeds(m)

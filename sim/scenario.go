@@ -24,6 +24,8 @@ import (
 //	nodes 12                                          in all; those without a role may vote
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked
+//	size 16KiB                                        a record's bytes; some twenty if left out
+//	memory 2MiB                                       that a node's windows may hold
 //
 //	at 30s kill leader for 10s                        for: undone after that time
 //	every 5s from 20s until 50s restart random worker
@@ -42,6 +44,8 @@ type Scenario struct {
 	Bare   int    // nodes without a role
 	Rate   int    // records a second, of all taps together
 	Length time.Duration
+	Size   int // bytes of a record, filled up to; 0 = no more than it says
+	Memory int // bytes that a node's windows may hold; 0 = the product's default
 
 	steps []step // by time
 }
@@ -87,7 +91,9 @@ const (
 	nodesMax         = 1000     // measured: 1000 nodes need 1.3 GB (STACK 2)
 	lengthMax        = 24 * time.Hour
 	rateMax          = 100_000
-	stepsMax         = 10_000 // with every `every` spelled out
+	stepsMax         = 10_000    // with every `every` spelled out
+	sizeMax          = 512 << 10 // bytes: a record may have 1 MiB (stream, recordBytesMax)
+	memoryLeast      = 1 << 20   // bytes: less no node takes (node, memoryMin)
 )
 
 // ScenarioError is a mistake in the text of a scenario.
@@ -195,6 +201,16 @@ func (p *parser) statement(words []string, shape Shape) (err error) {
 		p.s.Length, err = duration(rest)
 		if err == nil && p.s.Length > lengthMax {
 			err = fmt.Errorf("length %s: at most %v", rest, lengthMax)
+		}
+	case "size":
+		p.s.Size, err = bytesOf(rest)
+		if err == nil && p.s.Size > sizeMax {
+			err = fmt.Errorf("size %s: at most %dKiB", rest, sizeMax>>10)
+		}
+	case "memory":
+		p.s.Memory, err = bytesOf(rest)
+		if err == nil && p.s.Memory < memoryLeast {
+			err = fmt.Errorf("memory %s: at least %dMiB", rest, memoryLeast>>20)
 		}
 	default:
 		p.late = append(p.late, statement{p.line, words})

@@ -23,6 +23,8 @@ role work nodes 3 capacity 8 takes 5ms fails 1%
 nodes 10
 rate 200
 length 40s
+size 16KiB
+memory 2MiB
 
 at 10s kill leader for 5s
 every 5s from 12s until 25s restart random worker
@@ -32,8 +34,8 @@ at 20s partition work-1 sink-1 | rest for 10s
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.About != "what it shows" || s.Rate != 200 || s.Length != 40*time.Second {
-		t.Errorf("header: %q %d %v", s.About, s.Rate, s.Length)
+	if s.About != "what it shows" || s.Rate != 200 || s.Length != 40*time.Second || s.Size != 16<<10 || s.Memory != 2<<20 {
+		t.Errorf("header: %q %d %v %d %d", s.About, s.Rate, s.Length, s.Size, s.Memory)
 	}
 	names := strings.Join(s.allNames(), " ")
 	if want := "in-1 work-1 work-2 work-3 sink-1 sink-2 log-1 log-2 bare-1 bare-2"; names != want {
@@ -88,6 +90,8 @@ func TestScenarioMistakes(t *testing.T) {
 		"nodes 100000":                          `line 1: "100000" is no number from 1 to 1000`,
 		"rate 1e9":                              `line 1: "1e9" is no number from 1 to 100000`,
 		"length 48h":                            "line 1: length 48h: at most 24h0m0s",
+		"size 1MiB":                             "line 1: size 1MiB: at most 512KiB",
+		"memory 1000KiB":                        "line 1: memory 1000KiB: at least 1MiB",
 		"role work nodes":                       "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]",
 		"role work node 3":                      "line 1: unknown word node: did you mean nodes?",
 		"role wrok nodes 3":                     "role wrok is not in the graph: it has source, work, sink",
@@ -99,7 +103,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"# " + strings.Repeat("x", scenarioBytesMax):     fmt.Sprintf("the text has %d bytes, at most %d", scenarioBytesMax+2, scenarioBytesMax),
 		"length 24h\nevery 10ms from 1s restart work-1":  "line 2: more than 10000 steps",
 		"every 5s kill work-1 for 10s":                   "line 1: kill work-1 for 10s at 10s: work-1 is away since 5s (line 1)",
-		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length",
+		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory",
 	} {
 		_, err := ParseScenario("t", text, Shape{})
 		var at *ScenarioError

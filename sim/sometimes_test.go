@@ -54,3 +54,26 @@ func TestUnreached(t *testing.T) {
 		t.Errorf("never reached: %q, want %q", got, want)
 	}
 }
+
+// Scenarios made for a branch reach it, whatever chance does.
+func TestScenariosReachTheirBranches(t *testing.T) {
+	for name, wanted := range map[string][]string{
+		"full-windows": {"a window has no room for another chunk", "chunks are packed"},
+	} {
+		text, err := FindBuiltin(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ParseScenario(name, text, Shape{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Run(Config{Scenario: s, Seed: 1})
+		promised(t, r)
+		for _, b := range wanted {
+			if r.History.Reached()[b] == 0 {
+				t.Errorf("%s never reached: %s", name, b)
+			}
+		}
+	}
+}

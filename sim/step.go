@@ -185,7 +185,7 @@ func (p *parser) action(v verb, words []string) (a action, err error) {
 	case verbLoss, verbDuplicate, verbReorder, verbDelay, verbBandwidth, verbMTU:
 		err = p.weather(&a, words)
 	default:
-		err = unknown("word", string(v), append(slices.Clone(verbs), "about", "graph", "role", "nodes", "bare", "rate", "length")...)
+		err = unknown("word", string(v), append(slices.Clone(verbs), "about", "graph", "role", "nodes", "bare", "rate", "length", "size", "memory")...)
 	}
 	return a, err
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -46,11 +47,13 @@ const (
 // goes into the history.
 //
 // A body is "number path sum": the root's number, the roles it came through, and a sum of these
-// with the seed, so that a body that was mixed up, cut or made up is seen.
+// with the seed, so that a body that was mixed up, cut or made up is seen. Points fill it up.
 type Workload struct {
 	seed     uint64
 	pipeline topology.Pipeline
 	roles    map[string]Role
+	size     int    // of a body, at least
+	memory   uint64 // that a node's windows may hold
 	history  *History
 	gap      time.Duration // between records of one partition
 	every    time.Duration // a tap finds new ones so often
@@ -77,6 +80,7 @@ type partition struct {
 func newWorkload(s *Scenario, seed uint64, h *History) *Workload {
 	w := &Workload{
 		seed: seed, history: h, stopped: make(chan struct{}),
+		size: s.Size, memory: uint64(cmp.Or(s.Memory, stream.MemoryDefault)),
 		pipeline: topology.Pipeline{Name: pipelineName, Graph: s.Graph},
 		roles:    make(map[string]Role), partitions: make(map[string]*partition),
 	}
@@ -175,7 +179,7 @@ const (
 // Expect is what the load and the product promise of a run.
 func (w *Workload) Expect() Expect {
 	x := Expect{Outcomes: w.outcomes(), Capacity: make(map[string]int), Attempts: attemptsMax, Settle: settleMax}
-	x.Memory = stream.MemoryDefault + edgeSlack*uint64(len(w.pipeline.Graph.Edges))
+	x.Memory = w.memory + edgeSlack*uint64(len(w.pipeline.Graph.Edges))
 	for name, r := range w.roles {
 		x.Fails += r.Fails
 		switch r.Kind {
@@ -248,7 +252,8 @@ func (b *bitset) has(n uint64) bool {
 func (w *Workload) body(number uint64, path string) []byte {
 	b := strconv.AppendUint(nil, number, 10)
 	b = append(append(append(b, ' '), path...), ' ')
-	return strconv.AppendUint(b, mix(w.seed, mix(number, hash(path))), 16)
+	b = strconv.AppendUint(b, mix(w.seed, mix(number, hash(path))), 16)
+	return append(b, bytes.Repeat([]byte("."), max(w.size-len(b), 0))...)
 }
 
 var errBody = errors.New("the body is not what was sent")
