@@ -28,6 +28,16 @@ func control[T uint8 | uint16 | int32](level, kind int32, v T) []byte {
 	return b
 }
 
+func dialUDP(t *testing.T, to *net.UDPAddr) *net.UDPConn {
+	t.Helper()
+	c, err := net.DialUDP("udp", nil, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // messages is what quic-go reads into.
 func messages(n int) []ipv4.Message {
 	ms := make([]ipv4.Message, n)
@@ -95,11 +105,7 @@ func TestCoalesced(t *testing.T) {
 			if to.IP.To4() != nil {
 				ecn = control(unix.IPPROTO_IP, unix.IP_TOS, uint8(ect0))
 			}
-			from, err := net.DialUDP("udp", nil, to)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer from.Close()
+			from, other := dialUDP(t, to), dialUDP(t, to)
 			const size, count, last = 1000, 20, 300
 			sent := make([]byte, (count-1)*size+last)
 			for i := range sent {
@@ -112,10 +118,10 @@ func TestCoalesced(t *testing.T) {
 			if _, _, err := from.WriteMsgUDP(sent, oob, nil); err != nil {
 				t.Skip("this kernel has no UDP_SEGMENT: ", err)
 			}
-			if _, err := from.Write([]byte("@alone")); err != nil {
+			if _, err := other.Write([]byte("@alone")); err != nil {
 				t.Fatal(err)
 			}
-			checkCoalesced(t, c, from.LocalAddr(), sent, size)
+			checkCoalesced(t, c, from.LocalAddr(), other.LocalAddr(), sent, size)
 			if want := fmt.Sprintf("[%d bytes from %s]", size, from.LocalAddr()); fmt.Sprint(bare) != want {
 				t.Errorf("bare packets: %s, want %s", bare, want)
 			}
@@ -124,7 +130,7 @@ func TestCoalesced(t *testing.T) {
 }
 
 // checkCoalesced reads what TestCoalesced sent.
-func checkCoalesced(t *testing.T, c *groConn, from net.Addr, sent []byte, size int) {
+func checkCoalesced(t *testing.T, c *groConn, from, other net.Addr, sent []byte, size int) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -140,15 +146,15 @@ func checkCoalesced(t *testing.T, c *groConn, from net.Addr, sent []byte, size i
 			t.Error("the kernel coalesced nothing")
 		}
 		for _, m := range ms[:n] {
-			if m.Addr.String() != from.String() {
-				t.Errorf("packet %d is from %s, want %s", len(got), m.Addr, from)
-			}
-			want := ect0 // of one TOS, or they would not have been coalesced
+			wantFrom, wantMark := from, ect0
 			if len(got) == 19 {
-				want = 0
+				wantFrom, wantMark = other, 0
 			}
-			if mark := tos(t, m); mark != want {
-				t.Errorf("packet %d is marked %d, want %d", len(got), mark, want)
+			if m.Addr.String() != wantFrom.String() {
+				t.Errorf("packet %d is from %s, want %s", len(got), m.Addr, wantFrom)
+			}
+			if mark := tos(t, m); mark != wantMark {
+				t.Errorf("packet %d is marked %d, want %d", len(got), mark, wantMark)
 			}
 			got = append(got, bytes.Clone(m.Buffers[0][:m.N]))
 		}
@@ -172,11 +178,7 @@ func TestCoalescedOdd(t *testing.T) {
 	udp := udp(t)
 	defer udp.Close()
 	c := coalesce(udp, func([]byte, net.Addr) {})
-	from, err := net.DialUDP("udp", nil, udp.LocalAddr().(*net.UDPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
+	from := dialUDP(t, udp.LocalAddr().(*net.UDPAddr))
 	for _, b := range [][]byte{nil, bytes.Repeat([]byte{0x40}, 9000), []byte("@after")} {
 		if _, err := from.Write(b); err != nil {
 			t.Fatal(err)
