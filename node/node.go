@@ -6,11 +6,13 @@
 //	                                                        └──> links.go: who connects to whom
 //
 // Goroutines: Run owns one for each of mux, gossip, consensus, orchestrator, the keeper that
-// follows the State (keeper.go), and the API's listeners. The keeper owns one for each inlet
+// follows the State (keeper.go), the API's listeners, and the one that says what a node waits for
+// until it has joined (join.go). The keeper owns one for each inlet
 // and source of each role, each link that starts here, and each peer with links (heartbeats).
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -75,18 +77,15 @@ func New(cfg Config) (*Node, error) {
 	if cfg.ID == "" {
 		cfg.ID = newID(cfg.Roles)
 	}
+	addr := cfg.Advertise
 	if cfg.Conn == nil {
-		conn, err := listen(cfg.Listen)
-		if err != nil {
+		var err error
+		if cfg.Conn, addr, err = bind(cfg); err != nil {
 			return nil, err
 		}
-		cfg.Conn = conn
 	}
 	n := &Node{cfg: cfg, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
-	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cfg.Advertise, Tags: cfg.Tags}
-	if n.self.Addr == "" {
-		n.self.Addr = cfg.Conn.LocalAddr().String()
-	}
+	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cmp.Or(addr, cfg.Conn.LocalAddr().String()), Tags: cfg.Tags}
 	for _, r := range cfg.Roles {
 		n.self.Roles = append(n.self.Roles, r.Name)
 	}
@@ -111,6 +110,11 @@ func (c Config) validate() error {
 	}
 	if err := checkHTTP(c.HTTP); err != nil {
 		return err
+	}
+	for _, seed := range c.Join {
+		if err := checkSeed(seed); err != nil {
+			return err
+		}
 	}
 	for _, tag := range c.Tags {
 		if err := topology.CheckName(tag); err != nil {
@@ -156,21 +160,6 @@ func checkHTTP(addr string) error {
 		return &usageError{fmt.Sprintf("--http %s: a port is a number from 1 to 65535", addr)}
 	}
 	return nil
-}
-
-func listen(addr string) (net.PacketConn, error) {
-	if addr == "" {
-		addr = defaultPort
-	}
-	udp, err := net.ResolveUDPAddr("udp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
-	}
-	conn, err := net.ListenUDP("udp", udp)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
-	}
-	return conn, nil
 }
 
 // newID names a node for this run: its first role, so that people know it again, and a random
@@ -251,6 +240,7 @@ func (n *Node) Run(ctx context.Context) error {
 	rooms.Go(func() error { return ended("gossip", n.gossip.Run(work)) })
 	rooms.Go(func() error { return ended("orchestrator", n.newOrchestrator().run(work)) })
 	rooms.Go(func() error { return ended("announce", n.announce(work)) })
+	rooms.Go(func() error { return ended("join", n.sayWaiting(work)) })
 	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {

@@ -330,12 +330,12 @@ func TestFailureStopsTheRun(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for want, cfg := range map[string]Config{
-		"config: Join needs the Secret of the cluster":             {Join: []string{"127.0.0.1:1"}},
-		"config: Secret has 3 bytes, want 32":                      {Secret: []byte("abc")},
-		"config: Voters is 9, want 1 to 5":                         {Voters: 9},
-		"role r: want exactly one of Handler, Tap and Sink, got 0": {Roles: []Role{{Name: "r"}}},
-		"role r: want exactly one of Handler, Tap and Sink, got 2": {Roles: []Role{{Name: "r", Tap: numbered{}, Sink: newCollect()}}},
-		"listen on 127.0.0.1:99999: address 99999: invalid port":   {Listen: "127.0.0.1:99999"},
+		"config: Join needs the Secret of the cluster":                                   {Join: []string{"127.0.0.1:1"}},
+		"config: Secret has 3 bytes, want 32":                                            {Secret: []byte("abc")},
+		"config: Voters is 9, want 1 to 5":                                               {Voters: 9},
+		"role r: want exactly one of Handler, Tap and Sink, got 0":                       {Roles: []Role{{Name: "r"}}},
+		"role r: want exactly one of Handler, Tap and Sink, got 2":                       {Roles: []Role{{Name: "r", Tap: numbered{}, Sink: newCollect()}}},
+		"--listen 127.0.0.1:99999: want HOST:PORT or :PORT: address 99999: invalid port": {Listen: "127.0.0.1:99999"},
 	} {
 		if _, err := New(cfg); err == nil || err.Error() != want {
 			t.Errorf("New: %v, want %s", err, want)

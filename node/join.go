@@ -1,0 +1,168 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"weir/stream/mux"
+)
+
+const (
+	// seedsEvery is the pause between two rounds of asking the seeds. They are asked only to say
+	// what this node waits for: the log and gossip find their own way in.
+	seedsEvery = time.Second
+	// saidEvery is how often what this node waits for is said again.
+	saidEvery = time.Minute
+	// knockWait is how long an answer to a bare packet may take: as long as the kernel looks for a
+	// machine in its own network (three ARP requests, a second apart: arp(7)).
+	knockWait = 2800 * time.Millisecond
+)
+
+// sayWaiting says what this node waits for, and why, until it belongs to a cluster: when that
+// changes, and once a minute.
+func (n *Node) sayWaiting(ctx context.Context) error {
+	var said string
+	var saidAt time.Time
+	changed := n.consensus.Changed()
+	for n.consensus.State().LogID == 0 && len(n.cfg.Join) > 0 {
+		why := n.askSeeds(ctx)
+		// Who has just been found may be the cluster, whose log is on its way.
+		timer := time.NewTimer(seedsEvery)
+		select {
+		case <-changed:
+			changed = n.consensus.Changed()
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if n.consensus.State().LogID == 0 && (why != said || time.Since(saidAt) > saidEvery) {
+			n.log.Warn("waiting for a cluster", "why", why)
+			said, saidAt = why, time.Now()
+		}
+	}
+	if said != "" {
+		n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))
+	}
+	return nil
+}
+
+// logName is how people are shown the id of a log.
+func logName(id uint64) string { return fmt.Sprintf("%016x", id) }
+
+// askSeeds asks all seeds at once, and returns a sentence for each reason, with the seeds that
+// have it.
+func (n *Node) askSeeds(ctx context.Context) string {
+	reasons := make([]string, len(n.cfg.Join))
+	var group sync.WaitGroup
+	for i, seed := range n.cfg.Join {
+		group.Go(func() { reasons[i] = n.askSeed(ctx, seed) }) // ended by the dial's own limit
+	}
+	group.Wait()
+	var text []string
+	for i, why := range reasons {
+		if why == "" || slices.Contains(reasons[:i], why) {
+			continue
+		}
+		var with []string
+		for j := range reasons {
+			if reasons[j] == why {
+				with = append(with, n.cfg.Join[j])
+			}
+		}
+		text = append(text, strings.Join(with, ", ")+": "+why)
+	}
+	return strings.Join(text, "; ")
+}
+
+// askSeed returns why a seed does not bring us into a cluster.
+func (n *Node) askSeed(ctx context.Context, seed string) string {
+	heard := make(chan error, 1)
+	knocking, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { heard <- n.knock(knocking, seed) }() // ended by stop, and waited for
+	peer, err := n.mux.Resolve(ctx, seed)
+	if err == nil || !errors.Is(err, mux.ErrNoAnswer) {
+		stop()
+	}
+	knocked := <-heard
+	switch {
+	case err == nil && peer.ID == n.self.ID && len(n.cfg.Join) > 1:
+		return "" // N nodes are started with one command line
+	case err == nil && peer.ID == n.self.ID:
+		return "that is this node itself, which belongs to no cluster: join another, or run weir cluster init"
+	case err == nil:
+		return "it belongs to no cluster yet: run weir cluster init on one of the nodes"
+	case errors.Is(err, mux.ErrNoAnswer) && knocked != nil:
+		err = knocked
+	}
+	return sentence(err)
+}
+
+// sentence says in our words what the network says in its.
+func sentence(err error) string {
+	dns, unknown := errors.AsType[*net.DNSError](err)
+	switch {
+	case unknown:
+		return fmt.Sprintf("the name does not resolve, is it spelled right? (%v)", dns)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nobody listens on that UDP port: is the node started, and the port right?"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "there is no way to that address: is it right, and the network up?"
+	case errors.Is(err, syscall.EPERM):
+		return "this machine's own firewall forbids UDP to it: allow it there"
+	case errors.Is(err, mux.ErrNoAnswer):
+		return "no answer: is a node running there, is the address right, and its UDP port open in every firewall between?"
+	}
+	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "resolve ") {
+		err = inner // the seed is named
+	}
+	return err.Error()
+}
+
+// knock sends a bare packet to a seed from a socket of its own, whose errors tell what silence
+// does not: that nobody listens there, that there is no way there, or that somebody answers who
+// is no node. nil: nothing was heard.
+func (n *Node) knock(ctx context.Context, seed string) error {
+	if _, real := n.conn.(*net.UDPConn); !real {
+		return nil // a simulated network has no other sockets
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "udp", seed)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := conn.SetDeadline(time.Now().Add(knockWait)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte{0}); err != nil { // which nodes count and drop
+		return err
+	}
+	var b [1]byte
+	if _, err := conn.Read(b[:]); err == nil {
+		return mux.ErrNotWeir
+	} else if ne, ok := errors.AsType[net.Error](err); !ok || !ne.Timeout() {
+		return err
+	}
+	return nil
+}
+
+// checkSeed refuses what is no HOST:PORT.
+func checkSeed(seed string) error {
+	host, port, err := net.SplitHostPort(seed)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+		return &usageError{fmt.Sprintf("--join %s: want HOST:PORT, as 10.0.0.1%s", seed, defaultPort)}
+	}
+	return nil
+}
