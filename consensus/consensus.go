@@ -91,6 +91,7 @@ type Consensus struct {
 	hooks *Hooks
 
 	stands chan chan<- response // Run answers with the vote that stands ready
+	inits  chan chan<- error    // Run makes a cluster of one
 	lost   chan error           // length 1: why the node must stop
 
 	mu      sync.Mutex
@@ -119,6 +120,7 @@ func New(c Config) (*Consensus, error) {
 	return &Consensus{
 		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log, hooks: c.Hooks,
 		stands:  make(chan chan<- response),
+		inits:   make(chan chan<- error),
 		lost:    make(chan error, 1),
 		state:   &State{Version: stateVersion},
 		changed: make(chan struct{}),
@@ -156,6 +158,8 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 			return err
 		case reply := <-c.stands:
 			reply <- c.answerStand(ctx) // length 1
+		case made := <-c.inits:
+			made <- c.initHere(ctx) // length 1
 		case <-elected:
 		case <-c.Changed():
 		case <-tick.C:

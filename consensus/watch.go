@@ -135,21 +135,26 @@ func (c *Consensus) frameAfter(r watchRequest, at uint64) watchFrame {
 
 // Probe asks a node for a sign of life over a stream, whatever gossip says of it.
 func (c *Consensus) Probe(ctx context.Context, n topology.Node) error {
-	conn, err := c.net.Open(ctx, n.ID, n.Addr, StreamWatch)
-	if err != nil {
+	if _, err := c.hear(ctx, peer{n.ID, n.Addr}); err != nil {
 		return fmt.Errorf("probe %s: %w", n.ID, err)
+	}
+	return nil
+}
+
+// hear returns the first frame of a watch.
+func (c *Consensus) hear(ctx context.Context, p peer) (f watchFrame, err error) {
+	conn, err := c.net.Open(ctx, p.id, p.addr, StreamWatch)
+	if err != nil {
+		return f, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	s := c.State()
 	if err := writeFrame(conn, watchRequest{watchVersion, s.LogID, s.Index}); err != nil {
-		return fmt.Errorf("probe %s: %w", n.ID, err)
+		return f, err
 	}
-	var f watchFrame
-	if err := readFrame(conn, frameBytesMax, &f); err != nil {
-		return fmt.Errorf("probe %s: %w", n.ID, err)
-	}
-	return nil
+	err = readFrame(conn, frameBytesMax, &f)
+	return f, err
 }
 
 // follow watches one node after the other while raft does not feed this one.

@@ -353,7 +353,7 @@ func TestT5Refusals(t *testing.T) {
 	}{
 		{"other secret", otherSecret, "n2", ErrOtherCluster, "another cluster (other secret)"},
 		{"other secret, seed", otherSecret, "", ErrOtherCluster, "another cluster (other secret)"},
-		{"other log", logID(2), "n2", ErrOtherLog, "log 1 here, 2 there"},
+		{"other log", logID(2), "n2", ErrOtherLog, "log 0000000000000001 here, 0000000000000002 there"},
 		{"no log yet", logID(0), "n2", nil, ""},
 		{"other id", logID(1), "n3", ErrNotPeer, "another id: n2"},
 		{"our id elsewhere", func(c *Config) { c.ID = "n1" }, "", ErrSameID, "two running nodes"},

@@ -131,7 +131,7 @@ func match(ours, theirs hello, certified topology.NodeID) error {
 		return fmt.Errorf("%w: %d to %d here, %d to %d there", ErrVersion,
 			ours.versionMin, ours.versionMax, theirs.versionMin, theirs.versionMax)
 	case ours.logID != 0 && theirs.logID != 0 && theirs.logID != ours.logID:
-		return fmt.Errorf("%w: log %x here, %x there", ErrOtherLog, ours.logID, theirs.logID)
+		return fmt.Errorf("%w: log %016x here, %016x there", ErrOtherLog, ours.logID, theirs.logID)
 	case theirs.id != certified:
 		return fmt.Errorf("%w: it says %q, its certificate %q", ErrNotPeer, theirs.id, certified)
 	case theirs.id == ours.id:
