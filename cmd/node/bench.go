@@ -16,17 +16,17 @@ const (
 	benchSizeDefault   byteSize = 128 // what DESIGN 7 measures with
 	benchSizeMax       byteSize = 1 << 20
 	benchHopsMax                = 8
-	benchRoundsDefault          = 5
+	benchRoundsDefault          = 10
 	benchRoundsMax              = 100
 )
 
 // The parts of a round, and what comes before the first. A round is short, so that what else the
 // machine does meets all parts alike; a part is long against its start.
 const (
-	benchQUICTime    = 800 * time.Millisecond
-	benchRecordsTime = 1200 * time.Millisecond
-	benchTLSTime     = 400 * time.Millisecond
-	benchLightTime   = 600 * time.Millisecond
+	benchQUICTime    = 400 * time.Millisecond
+	benchRecordsTime = 600 * time.Millisecond
+	benchTLSTime     = 200 * time.Millisecond
+	benchLightTime   = 300 * time.Millisecond
 	benchWarmTime    = 500 * time.Millisecond // links come up; credit and congestion windows grow
 
 	benchLightEvery = time.Millisecond // a record: light load
@@ -62,7 +62,7 @@ could. With several hops, compare with --hops 1 of the same minute: a machine ha
 	flags := cmd.Flags()
 	flags.IntVar(&cfg.Hops, "hops", 1, fmt.Sprintf("`NUMBER` of links that a record goes over, 1 to %d", benchHopsMax))
 	flags.Var(&cfg.Size, "size", "bytes of a record's body, up to 1MiB")
-	flags.IntVar(&cfg.Rounds, "rounds", benchRoundsDefault, fmt.Sprintf("`NUMBER` of rounds of 3 s each, 1 to %d", benchRoundsMax))
+	flags.IntVar(&cfg.Rounds, "rounds", benchRoundsDefault, fmt.Sprintf("`NUMBER` of rounds of 1.5 s each, 1 to %d", benchRoundsMax))
 	flags.BoolVar(&cfg.JSON, "json", false, "print the figures as one JSON object")
 	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
 		f, err := runBench(cfg, cmd.ErrOrStderr())

@@ -32,10 +32,10 @@ func Copy() stream.Handler {
 // Tap makes records of one size while Run runs. It has one partition and never ends by itself.
 type Tap struct {
 	body  []byte
-	begin chan load     // to the reader, one at a time
-	quiet chan struct{} // from the reader: it makes no more of the load
-	over  atomic.Bool   // the load's time is up
-	made  atomic.Uint64
+	begin chan load   // to the reader, one at a time
+	quiet chan uint64 // from the reader: how many it has made, and makes no more of the load
+	over  atomic.Bool // the load's time is up
+	_     [64]byte    // the reader looks at over for each record, others count in acked
 	acked atomic.Uint64
 }
 
@@ -45,7 +45,7 @@ type load struct{ every time.Duration }
 
 // NewTap makes a tap of records of size bytes that do not compress.
 func NewTap(size int) *Tap {
-	t := &Tap{body: make([]byte, size), begin: make(chan load), quiet: make(chan struct{})}
+	t := &Tap{body: make([]byte, size), begin: make(chan load), quiet: make(chan uint64)}
 	for i := range t.body {
 		t.body[i] = byte(rand.Uint32())
 	}
@@ -65,21 +65,22 @@ func (t *Tap) Run(ctx context.Context, d, every time.Duration) (records uint64, 
 	began := time.Now()
 	timer := time.AfterFunc(d, func() { t.over.Store(true) })
 	defer timer.Stop()
+	var made uint64
 	select {
-	case <-t.quiet:
+	case made = <-t.quiet:
 	case <-ctx.Done():
 		return 0, 0, context.Cause(ctx)
 	}
 	look := time.NewTicker(time.Millisecond) // against seconds of d
 	defer look.Stop()
-	for t.acked.Load() < t.made.Load() {
+	for t.acked.Load() < made {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
 			return 0, 0, context.Cause(ctx)
 		}
 	}
-	return t.acked.Load() - before, time.Since(began), nil
+	return made - before, time.Since(began), nil
 }
 
 // Partitions implements stream.Tap.
@@ -93,6 +94,7 @@ func (t *Tap) Open(context.Context, string, stream.Mark) (stream.Reader, error) 
 // reader is the one reader of a Tap.
 type reader struct {
 	*Tap
+	made uint64
 	busy bool // there is a load
 	load load
 	due  time.Time // of the next record of a load with times
@@ -115,7 +117,7 @@ func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 		binary.BigEndian.PutUint64(r.key[:], uint64(time.Now().UnixNano()))
 		out.Key = r.key[:]
 	}
-	r.made.Add(1)
+	r.made++
 	return out, nil, nil
 }
 
@@ -124,7 +126,7 @@ func (r *reader) turn(ctx context.Context) error {
 	if r.busy {
 		r.busy = false
 		select {
-		case r.quiet <- struct{}{}:
+		case r.quiet <- r.made:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -44,6 +44,9 @@ func TestTapToSink(t *testing.T) {
 	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 
+	if _, _, err := tap.Run(soon, 0, 0); err != nil { // until the links are there
+		t.Fatal(err)
+	}
 	full, took, err := tap.Run(soon, 100*time.Millisecond, 0)
 	if err != nil || full < 100 || took < 100*time.Millisecond {
 		t.Fatalf("%d records in %s, %v", full, took, err)
