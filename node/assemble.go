@@ -50,9 +50,13 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 		made.Sink, err = assembleSink(r.Sink, opt)
 	default:
 		procs := cmp.Or(r.Procs, runtime.NumCPU())
-		made.Capacity = cmp.Or(r.Capacity, procs)
+		window := procs
+		if r.Mode == topology.KindLine {
+			window *= worker.WindowRecords
+		}
+		made.Capacity = cmp.Or(r.Capacity, window)
 		made.Handler, err = worker.New(worker.Config{
-			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir,
+			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir, Line: r.Mode == topology.KindLine, Deadline: r.Deadline,
 			Procs: procs, OK: r.OK, RecordMax: f.Pipeline.RecordMax,
 			Pipeline: f.Pipeline.Name, Role: name, Node: string(opt.Node),
 			Log: opt.Log,

@@ -108,15 +108,16 @@ func TestAssembleTapsAndSinks(t *testing.T) {
 func TestAssemblePrograms(t *testing.T) {
 	f := load(t, t.TempDir(), `
 pipeline: p
-graph: in -> a -> b -> c -> out
+graph: in -> a -> b -> c -> d -> out
 roles:
   in:  {tap: stdin}
   a:   {exec: [cat]}
+  d:   {exec: [cat], mode: line, procs: 2}
   b:   {sh: 'grep x | sort', procs: 3}
   c:   {exec: [cat], procs: 3, capacity: 9}
   out: {sink: stdout}
 `)
-	for role, capacity := range map[string]int{"a": runtime.NumCPU(), "b": 3, "c": 9} {
+	for role, capacity := range map[string]int{"a": runtime.NumCPU(), "b": 3, "c": 9, "d": 2 * 64} {
 		got, err := Assemble(f, role, AssembleOptions{})
 		if err != nil {
 			t.Fatal(err)

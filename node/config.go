@@ -8,7 +8,8 @@ import (
 	"weir/topology"
 )
 
-// Role is what a node does in a pipeline: exactly one of Handler, Tap and Sink.
+// Role is what a node does in a pipeline: exactly one of Handler, Tap and Sink. A Handler that has
+// a method Run(context.Context) error as well is run as long as the role is.
 type Role struct {
 	Name     string // "role" wherever a pipeline names it, "pipeline/role" only there
 	Capacity int    // records worked on at once; 0 = 50

@@ -80,7 +80,7 @@ func (rr *roleRun) run() {
 	var err error
 	if rr.inlet != nil {
 		if err = rr.begin(); err == nil {
-			err = rr.inlet.Run(rr.ctx)
+			err = rr.serve()
 		}
 	} else {
 		err = rr.read(rr.ctx)
@@ -106,6 +106,16 @@ func (rr *roleRun) begin() error {
 		<-rr.ctx.Done()
 	}
 	return err
+}
+
+// serve handles records until the role's context ends.
+func (rr *roleRun) serve() error {
+	var g sync.WaitGroup
+	defer g.Wait()
+	if h, ok := rr.cfg.Handler.(interface{ Run(context.Context) error }); ok {
+		g.Go(func() { _ = h.Run(rr.ctx) }) // its error is why the context ended
+	}
+	return rr.inlet.Run(rr.ctx)
 }
 
 // read reads all partitions of the tap to their ends.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"weir/topology"
 )
 
 // Severity says whether a pipeline may run in spite of a Problem.
@@ -68,8 +70,8 @@ func (f *File) Lint() []Problem {
 			}
 			writers[r.Sink.File] = name
 		}
-		for _, program := range blockwise(r.Exec, r.Sh) {
-			add(SeverityWarning, "runs %s, which sees one block of lines at a time, not all of them", program)
+		for _, text := range r.lint() {
+			add(SeverityWarning, "%s", text)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
@@ -80,6 +82,29 @@ func (f *File) Lint() []Problem {
 	}
 	slices.SortStableFunc(ps, func(a, b Problem) int { return strings.Compare(a.Role, b.Role) })
 	return ps
+}
+
+// lint says what a role's program may do that nobody expects.
+func (r Role) lint() []string {
+	var texts []string
+	for _, name := range blockwise(r.Exec, r.Sh) {
+		if r.Mode == topology.KindLine {
+			texts = append(texts, fmt.Sprintf("runs %s, which in mode: line must answer each line alone, and does not", name))
+		} else {
+			texts = append(texts, fmt.Sprintf("runs %s, which sees one block of lines at a time, not all of them", name))
+		}
+	}
+	if r.Mode != topology.KindLine {
+		return texts
+	}
+	dropping := named(commands(r.Exec, r.Sh), filters...)
+	for _, name := range dropping {
+		texts = append(texts, fmt.Sprintf("runs %s, which drops lines: a program of mode: line answers each, so it needs mode: each", name))
+	}
+	if fix := Unbuffered(r.Exec, r.Sh); fix != "" && len(dropping) == 0 {
+		texts = append(texts, fmt.Sprintf("runs a program that holds its answers back: mode: line needs %s", fix))
+	}
+	return texts
 }
 
 // perNode is the path's last part with {node} before its extension.

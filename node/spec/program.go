@@ -11,41 +11,101 @@ import (
 // DefaultOK returns the exit codes that ack unless a file says: 0, and 1 too where the last
 // program is one that so says that it found nothing.
 func DefaultOK(exec []string, sh string) []int {
-	names := programs(exec, sh)
-	if len(names) == 0 {
-		return []int{0}
-	}
-	switch names[len(names)-1] {
-	case "grep", "egrep", "fgrep", "zgrep", "rg":
+	cs := commands(exec, sh)
+	if len(cs) > 0 && slices.Contains(filters, cs[len(cs)-1].name) {
 		return []int{0, 1}
 	}
 	return []int{0}
 }
 
+// filters are programs that drop lines, and exit 1 where they drop all.
+var filters = []string{"grep", "egrep", "fgrep", "zgrep", "rg"}
+
 // blockwise returns the programs among those of a command that do not treat each line alone: of
 // a large input they see one block at a time.
 func blockwise(exec []string, sh string) []string {
+	return named(commands(exec, sh), "sort", "uniq", "wc", "head", "tail", "tac")
+}
+
+// named returns the names among those of the commands, each once.
+func named(cs []command, names ...string) []string {
 	var found []string
-	for _, name := range programs(exec, sh) {
-		switch name {
-		case "sort", "uniq", "wc", "head", "tail", "tac":
-			if !slices.Contains(found, name) {
-				found = append(found, name)
-			}
+	for _, c := range cs {
+		if slices.Contains(names, c.name) && !slices.Contains(found, c.name) {
+			found = append(found, c.name)
 		}
 	}
 	return found
 }
 
-// programs returns the programs of a command in the order of the text, without directories.
-func programs(exec []string, sh string) []string {
+// Unbuffered returns how the first program of a command that is known to hold its output back
+// until it has much of it is kept from that, as in "sed -u"; "" where it is, or where there is none.
+func Unbuffered(exec []string, sh string) string {
+	for _, c := range commands(exec, sh) {
+		if fix := c.unbuffered(); fix != "" {
+			return fix
+		}
+	}
+	return ""
+}
+
+// command is a program and its words as the shell has them.
+type command struct {
+	name  string   // without directories
+	words []string // all, what stands before the name too
+}
+
+// unbuffered is Unbuffered of one command (STACK 9.1; measured with GNU sed 4.9, grep 3.11, jq 1.7,
+// mawk 1.3.4).
+func (c command) unbuffered() string {
+	has := func(parts ...string) bool {
+		return slices.ContainsFunc(c.words, func(word string) bool {
+			return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(word, part) })
+		})
+	}
+	u := func(word string) bool { return strings.HasPrefix(word, "-") && strings.Contains(word, "u") }
+	switch c.name {
+	case "sed":
+		if !slices.ContainsFunc(c.words, u) { // -u, -nu, --unbuffered
+			return "sed -u"
+		}
+	case "grep", "egrep", "fgrep", "rg":
+		if !has("--line-buffered") {
+			return c.name + " --line-buffered"
+		}
+	case "jq":
+		if !has("--unbuffered") {
+			return "jq --unbuffered"
+		}
+	case "awk", "mawk": // fflush does not help mawk, which waits for more to read
+		if !has("interactive") {
+			return "mawk -Winteractive"
+		}
+	case "gawk":
+		if !has("fflush") {
+			return "gawk with fflush() after each print"
+		}
+	case "perl":
+		if !has("$|", "autoflush") {
+			return "perl with $| = 1"
+		}
+	case "cut", "tr":
+		if !has("stdbuf") {
+			return "stdbuf -oL " + c.name
+		}
+	}
+	return ""
+}
+
+// commands returns the commands of a role in the order of the text.
+func commands(exec []string, sh string) []command {
 	if len(exec) == 0 {
-		return shellPrograms(sh)
+		return shellCommands(sh)
 	}
 	switch path.Base(exec[0]) {
 	case "sh", "bash", "dash", "zsh":
 		if len(exec) > 2 && exec[1] == "-c" {
-			return shellPrograms(exec[2])
+			return shellCommands(exec[2])
 		}
 	}
 	var s shellScan
@@ -53,12 +113,12 @@ func programs(exec []string, sh string) []string {
 		s.word.WriteString(word)
 		s.endWord()
 	}
-	return s.names
+	return s.commands
 }
 
-// shellPrograms finds the programs in the text of a shell. It knows quotes, lists, pipes,
+// shellCommands finds the commands in the text of a shell. It knows quotes, lists, pipes,
 // redirections and comments; what stands in $(…) or `…` it passes over.
-func shellPrograms(text string) []string {
+func shellCommands(text string) []command {
 	var s shellScan
 	for i := 0; i < len(text); i++ {
 		rest := text[i:]
@@ -90,7 +150,7 @@ func shellPrograms(text string) []string {
 			}
 		case strings.IndexByte("|&;()\n", c) >= 0:
 			s.endWord()
-			s.named, s.target = false, false
+			s.before, s.named, s.target = nil, false, false
 		case c == ' ' || c == '\t':
 			s.endWord()
 		default:
@@ -98,19 +158,20 @@ func shellPrograms(text string) []string {
 		}
 	}
 	s.endWord()
-	return s.names
+	return s.commands
 }
 
 // shellScan gathers words of a command line.
 type shellScan struct {
-	names  []string
-	word   strings.Builder
-	quoted bool // the word has quotes in it
-	named  bool // the command at hand has its program
-	target bool // the next word is a file
+	commands []command
+	before   []string // words of the command at hand whose program is yet to come
+	word     strings.Builder
+	quoted   bool // the word has quotes in it
+	named    bool // the command at hand is the last of commands
+	target   bool // the next word is a file
 }
 
-// endWord takes the word as a program if one is due.
+// endWord takes the word as one of a command, and as its program if that is due.
 func (s *shellScan) endWord() {
 	word, quoted := s.word.String(), s.quoted
 	s.word.Reset()
@@ -120,10 +181,13 @@ func (s *shellScan) endWord() {
 	case s.target:
 		s.target = false
 	case s.named:
+		last := &s.commands[len(s.commands)-1]
+		last.words = append(last.words, word)
 	case !quoted && passes(word):
+		s.before = append(s.before, word)
 	default:
 		s.named = true
-		s.names = append(s.names, path.Base(word))
+		s.commands = append(s.commands, command{path.Base(word), append(s.before, word)})
 	}
 }
 

@@ -95,3 +95,38 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+func TestUnbuffered(t *testing.T) {
+	for _, c := range []struct{ sh, want string }{
+		{"sed s/a/b/", "sed -u"},
+		{"sed -n p", "sed -u"},
+		{"sed -u s/a/b/", ""},
+		{"sed -nu p", ""},
+		{"sed --unbuffered p", ""},
+		{"sed -u p | grep x", "grep --line-buffered"},
+		{"grep --line-buffered x | sed p", "sed -u"},
+		{"rg x", "rg --line-buffered"},
+		{"jq -c .", "jq --unbuffered"},
+		{"jq --unbuffered -c .", ""},
+		{"awk '{print; fflush()}'", "mawk -Winteractive"},
+		{"mawk -Winteractive 1", ""},
+		{"mawk -W interactive 1", ""},
+		{"gawk 1", "gawk with fflush() after each print"},
+		{"gawk '{print; fflush()}'", ""},
+		{"perl -pe '$x = 1'", "perl with $| = 1"},
+		{"perl -pe 'BEGIN { $| = 1 }'", ""},
+		{"tr a b", "stdbuf -oL tr"},
+		{"stdbuf -oL tr a b", ""},
+		{"LANG=C stdbuf -oL cut -f 1; tr a b", "stdbuf -oL tr"},
+		{"cat", ""},
+		{"./mine.py # sed", ""},
+		{"", ""},
+	} {
+		if got := Unbuffered(nil, c.sh); got != c.want {
+			t.Errorf("Unbuffered(%q) = %q, want %q", c.sh, got, c.want)
+		}
+	}
+	if got := Unbuffered([]string{"/usr/bin/sed", "-E", "s/u/-u/"}, ""); got != "sed -u" {
+		t.Errorf("of exec: %q", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -19,14 +20,17 @@ const (
 	// capacityMax is the most records a role works on at once: the most credit it gives
 	// (DESIGN.md 7).
 	capacityMax = 4096
+	// deadlineMax is the longest that a program may go without an answer: longer than a person
+	// waits for a pipeline that seems to stand.
+	deadlineMax = time.Hour
 	// procsMax is the most processes of a role on a node: as many as its records.
 	procsMax = capacityMax
 )
 
 // laterRoleKeys are keys of a role that the design names and this version does not have.
 var laterRoleKeys = []string{
-	"http", "merge", "wait", "timeout", "order", "key", "shared", "takeover", "output", "needs",
-	"compress", "sink-grace", "attempts", "append", "deadline", "header",
+	"http", "merge", "wait", "timeout", "order", "key", "shared", "takeover", "output",
+	"compress", "sink-grace", "attempts", "append", "header",
 }
 
 // role reads the role name; at is the place of the name.
@@ -59,9 +63,12 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 		"procs":    number("procs", &r.Procs, procsMax),
 		"ok":       note("ok", func(v ast.Node) (err error) { r.OK, err = d.codes(v); return err }),
 		"mode": note("mode", func(v ast.Node) error {
-			_, err := d.word(v, "mode", []string{"each"}, "line", "frame")
+			mode, err := d.word(v, "mode", []string{string(topology.KindEach), string(topology.KindLine)}, "frame")
+			r.Mode = topology.Kind(mode)
 			return err
 		}),
+		"deadline": note("deadline", func(v ast.Node) (err error) { r.Deadline, err = d.duration(v, "deadline", deadlineMax); return err }),
+		"needs":    note("needs", func(v ast.Node) (err error) { r.Needs, err = d.tags(v); return err }),
 		"output": note("output", func(v ast.Node) error {
 			_, err := d.word(v, "output", []string{"replace"}, "merge")
 			return err
@@ -79,7 +86,21 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 	if err != nil {
 		return r, err
 	}
-	return r, d.fits(what, at, seen)
+	if err := d.fits(what, at, seen); err != nil {
+		return r, err
+	}
+	return r, d.fitsMode(what, r.Mode, seen)
+}
+
+// fitsMode checks that the keys of a program go with its mode.
+func (d *decoder) fitsMode(what string, mode topology.Kind, seen map[string]ast.Node) error {
+	switch {
+	case mode == topology.KindLine && seen["ok"] != nil:
+		return d.fail(seen["ok"], "%s has ok, which goes with mode: each: a program of mode: line stays, and acks by its answers", what)
+	case mode != topology.KindLine && seen["deadline"] != nil:
+		return d.fail(seen["deadline"], "%s has deadline, which goes with mode: line", what)
+	}
+	return nil
 }
 
 // doers are the keys of a role of which it has exactly one.
@@ -106,7 +127,7 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 		}
 		return nil
 	}
-	for _, key := range []string{"procs", "ok", "mode", "output"} {
+	for _, key := range []string{"procs", "ok", "mode", "output", "deadline"} {
 		if err := only(key, "exec", "sh"); err != nil {
 			return err
 		}
@@ -161,6 +182,33 @@ func (d *decoder) codes(n ast.Node) ([]int, error) {
 	}
 	slices.Sort(codes)
 	return slices.Compact(codes), nil
+}
+
+// tags reads the tags that a node must have.
+func (d *decoder) tags(n ast.Node) ([]string, error) {
+	values := []ast.Node{n}
+	if _, ok := n.(*ast.SequenceNode); ok {
+		var err error
+		if values, err = d.values(n, "needs", "[gpu]"); err != nil {
+			return nil, err
+		}
+	}
+	if len(values) > topology.TagsMax {
+		return nil, d.fail(n, "needs has %d tags, it can have %d", len(values), topology.TagsMax)
+	}
+	var tags []string
+	for _, v := range values {
+		tag, err := d.text(v, "a tag")
+		if err != nil {
+			return nil, err
+		}
+		if err := topology.CheckName(tag); err != nil {
+			return nil, d.fail(v, "a tag: %v", err)
+		}
+		tags = append(tags, tag)
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags), nil
 }
 
 // path reads a path: variables are replaced, and it is joined to the file's directory.

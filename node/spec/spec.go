@@ -18,6 +18,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"weir/topology"
 )
@@ -41,11 +42,13 @@ type Role struct {
 	Tap  *Tap
 	Sink *Sink
 
-	Mode     topology.Kind // how a program is run: KindEach; "" for a tap or a sink
+	Mode     topology.Kind // how a program is run: KindEach, KindLine; "" for a tap or a sink
 	Nodes    int           // nodes that serve the role where one command starts them all; at least 1
-	Capacity int           // records worked on at once; 0 = Procs for a program, else the node's default
+	Capacity int           // records worked on at once; 0 = what Procs can, for a program, else the node's default
 	Procs    int           // processes at once; 0 = one a CPU
-	OK       []int         // exit codes that ack, sorted, 0 among them; nil for a tap or a sink
+	OK       []int         // exit codes that ack, sorted, 0 among them; nil but for KindEach
+	Deadline time.Duration // of KindLine: how long without an answer; 0 = the worker's default
+	Needs    []string      // tags that a node must have to serve the role, sorted
 	Records  string        // how a tap cuts: line or block; "" for all others
 	Send     topology.Send // "" = copy
 }
@@ -109,11 +112,11 @@ func (f *File) Resolve() error {
 	f.Pipeline.Roles = nil
 	for name, r := range f.Roles {
 		r.Nodes = max(r.Nodes, 1)
-		if r.program() {
+		if r.program() && r.Mode == "" {
 			r.Mode = topology.KindEach
-			if r.OK == nil {
-				r.OK = DefaultOK(r.Exec, r.Sh)
-			}
+		}
+		if r.Mode == topology.KindEach && r.OK == nil {
+			r.OK = DefaultOK(r.Exec, r.Sh)
 		}
 		if r.Tap != nil && r.Records == "" {
 			r.Records = f.records(name)
@@ -123,7 +126,7 @@ func (f *File) Resolve() error {
 	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
 		r := f.Roles[name]
 		f.Pipeline.Roles = append(f.Pipeline.Roles,
-			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send})
+			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send, Needs: r.Needs})
 	}
 	return f.Pipeline.Validate()
 }
@@ -132,7 +135,7 @@ func (f *File) Resolve() error {
 // that is run for each record, lines otherwise.
 func (f *File) records(tap string) string {
 	for _, e := range f.Pipeline.Graph.Out(tap) {
-		if r := f.Roles[e.To]; !r.program() {
+		if r := f.Roles[e.To]; !r.program() || r.Mode == topology.KindLine {
 			return "line"
 		}
 	}
@@ -147,7 +150,7 @@ func (r Role) Kind() topology.Kind {
 	case r.Sink != nil:
 		return topology.KindSink
 	}
-	return topology.KindEach
+	return r.Mode
 }
 
 // program reports whether the role runs one.

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -84,7 +85,7 @@ roles:
   again:    {tap: {glob: ['a/**/*.txt', "/abs/${WHAT}-*.txt"]}}
   made:     {tap: {generate: {records: 1_000, size: 1KiB, rate: 50}}, send: split}
   typed:    {tap: stdin}
-  facebook: {exec: [./facebook.sh, -n, 1, true, "${WHAT}", '$${WHAT}', './x'], nodes: 2, capacity: 10, procs: 3, ok: [3, 2, 3]}
+  facebook: {exec: [./facebook.sh, -n, 1, true, "${WHAT}", '$${WHAT}', './x'], nodes: 2, capacity: 10, procs: 3, ok: [3, 2, 3], needs: [pipe-29, gpu, gpu]}
   twitter:
     sh: |
       grep -v "$X" | # keep
@@ -115,7 +116,7 @@ func TestParse(t *testing.T) {
 			Name: "enrich", Graph: g, RecordMax: 4 << 20,
 			Roles: []topology.Role{
 				{Name: "again", Kind: topology.KindTap, Records: "block"},
-				{Name: "facebook", Kind: each},
+				{Name: "facebook", Kind: each, Needs: []string{"gpu", "pipe-29"}},
 				{Name: "made", Kind: topology.KindTap, Records: "line", Send: topology.SendSplit},
 				{Name: "nothing", Kind: topology.KindSink},
 				{Name: "out", Kind: topology.KindSink},
@@ -132,7 +133,7 @@ func TestParse(t *testing.T) {
 				Records: "line", Nodes: 1, Send: topology.SendSplit},
 			"typed": {Tap: &spec.Tap{Stdin: true}, Records: "line", Nodes: 1},
 			"facebook": {Exec: []string{"/etc/weir/facebook.sh", "-n", "1", "true", "this", "${WHAT}", "./x"},
-				Mode: each, Nodes: 2, Capacity: 10, Procs: 3, OK: []int{0, 2, 3}},
+				Mode: each, Nodes: 2, Capacity: 10, Procs: 3, OK: []int{0, 2, 3}, Needs: []string{"gpu", "pipe-29"}},
 			"twitter": {Sh: "grep -v \"$X\" | # keep\ngrep ${Y}\n", Mode: each, Nodes: 1, OK: []int{0, 1}},
 			"out":     {Sink: &spec.Sink{File: "/etc/weir/out-{node}.jsonl"}, Nodes: 2},
 			"nothing": {Sink: &spec.Sink{Discard: true}, Nodes: 1},
@@ -312,4 +313,23 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A program of mode: line stays: it has no exit codes, and is fed lines.
+func TestModeLine(t *testing.T) {
+	f, err := spec.Parse("/p.yaml", []byte("pipeline: p\ngraph: in -> a, b -> out\nroles:\n  in: {tap: stdin}\n"+
+		"  a: {exec: [grep, x], mode: line, deadline: 1m30s}\n  b: {sh: cat}\n  out: {sink: stdout}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := spec.Role{Exec: []string{"grep", "x"}, Mode: topology.KindLine, Nodes: 1, Deadline: 90 * time.Second}
+	if diff := cmp.Diff(want, f.Roles["a"]); diff != "" {
+		t.Error(diff)
+	}
+	if f.Roles["in"].Records != "line" {
+		t.Errorf("the tap cuts by %s", f.Roles["in"].Records)
+	}
+	if r, _ := f.Pipeline.Role("a"); r.Kind != topology.KindLine {
+		t.Errorf("the log has the kind %s", r.Kind)
+	}
 }

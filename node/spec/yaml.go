@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -270,6 +271,22 @@ func (d *decoder) size(n ast.Node, what string, high int) (int, error) {
 		return 0, d.fail(n, "%s is %s, it can be 1 byte to %d MiB", what, s, high>>20)
 	}
 	return int(i) * unit, nil
+}
+
+// duration reads a time, as 500ms or 2m, from 1 ms to high.
+func (d *decoder) duration(n ast.Node, what string, high time.Duration) (time.Duration, error) {
+	s, ok := scalar(n)
+	if !ok {
+		return 0, d.fail(n, "%s must be a time as 30s, not %s", what, shape(n))
+	}
+	t, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return 0, d.fail(n, "%s must be a time as 30s or 2m, not %q", what, s)
+	case t < time.Millisecond || t > high:
+		return 0, d.fail(n, "%s is %s, it can be 1ms to %gh", what, s, high.Hours())
+	}
+	return t, nil
 }
 
 // values reads a list with at least one value.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"weir/stream"
@@ -60,3 +61,49 @@ func BenchmarkBare(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLine is a resident program's cost for a batch of 50 lines of 100 bytes, and for a block.
+func BenchmarkLine(b *testing.B) {
+	short := string(block()[:100])
+	for _, tc := range []struct {
+		name string
+		body string
+		n    int
+	}{
+		{"100B", strings.TrimSpace(strings.ReplaceAll(short, "\n", " ")), 50},
+		{"512KiB", strings.TrimSuffix(string(block()), "\n"), 1},
+	} {
+		b.Run(tc.name, func(b *testing.B) {
+			p, err := newProgram(Config{Exec: []string{"cat"}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			l := newLine(p, Config{Exec: []string{"cat"}, Procs: 1})
+			ctx, cancel := context.WithCancel(b.Context())
+			ran := make(chan struct{})
+			go func() { defer close(ran); _ = l.Run(ctx) }()
+			rs := make([]stream.Record, tc.n)
+			for i := range rs {
+				rs[i] = record(tc.body)
+			}
+			b.SetBytes(int64(tc.n * len(tc.body)))
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := l.handle(ctx, rs, discards{}); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			cancel()
+			<-ran
+		})
+	}
+}
+
+// discards is a batch that keeps nothing.
+type discards struct{}
+
+func (discards) To(int) stream.Emitter { return discard{} }
+
+func (discards) Nack(int, error) {}

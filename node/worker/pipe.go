@@ -29,6 +29,16 @@ func growPipe(f any) {
 	_ = rc.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeBytes) })
 }
 
+// unreadBytes is how many bytes f's pipe holds; 0 where nobody knows.
+func unreadBytes(f any) (n int) {
+	if sc, ok := f.(syscall.Conn); ok {
+		if rc, err := sc.SyscallConn(); err == nil {
+			_ = rc.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }) // FIONREAD
+		}
+	}
+	return n
+}
+
 var newline = []byte{'\n'}
 
 // input is a body and a newline for os/exec to copy to a program. A program that does not
@@ -48,6 +58,25 @@ func (in *input) WriteTo(w io.Writer) (int64, error) {
 
 // Read makes input an io.Reader, as os/exec asks for one.
 func (in *input) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// writing and reading are what os/exec calls with a program's standard input and output, in a
+// goroutine each; Wait waits for them.
+type (
+	writing func(w io.Writer)
+	reading func(r io.Reader)
+)
+
+// WriteTo is what os/exec uses.
+func (f writing) WriteTo(w io.Writer) (int64, error) { f(w); return 0, nil }
+
+// Read makes writing an io.Reader, as os/exec asks for one.
+func (f writing) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// ReadFrom is what os/exec uses.
+func (f reading) ReadFrom(r io.Reader) (int64, error) { f(r); return 0, nil }
+
+// Write makes reading an io.Writer, as os/exec asks for one.
+func (f reading) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // output is what a program prints, read into one buffer that serves one process after another.
 type output struct {

@@ -47,18 +47,10 @@ func (e *ExitError) Error() string {
 // verdict says what the end of a process means for its record: nil acks.
 func (p *program) verdict(ps *os.ProcessState, waitErr error, out *output, errs *tail) error {
 	if out.full {
-		return fmt.Errorf("%s: printed more than %d bytes for one record and was killed: raise record-max", p.name, p.outputMax-1)
+		return p.tooMuch()
 	}
-	code := ps.ExitCode()
-	if code < 0 || !p.ok[code] {
-		e := &ExitError{Name: p.name, Code: code, Stderr: errs.last()}
-		if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			e.Signal = ws.Signal()
-		}
-		if code == exitNotFound || code == exitNotExecutable {
-			return &stream.ConfigError{Err: e}
-		}
-		return e
+	if code := ps.ExitCode(); code < 0 || !p.ok[code] {
+		return p.exitError(ps, errs)
 	}
 	if out.cut != nil {
 		return fmt.Errorf("%s: exited, but %v later something it started still held its standard output: send that one's elsewhere", p.name, p.grace)
@@ -68,6 +60,22 @@ func (p *program) verdict(ps *os.ProcessState, waitErr error, out *output, errs 
 		return fmt.Errorf("run %s: %w", p.name, waitErr) // reading or writing a pipe
 	}
 	return nil
+}
+
+func (p *program) tooMuch() error {
+	return fmt.Errorf("%s: printed more than %d bytes for one record and was killed: raise record-max", p.name, p.outputMax-1)
+}
+
+// exitError is how a process ended: a *stream.ConfigError where there was nothing to run.
+func (p *program) exitError(ps *os.ProcessState, errs *tail) error {
+	e := &ExitError{Name: p.name, Code: ps.ExitCode(), Stderr: errs.last()}
+	if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		e.Signal = ws.Signal()
+	}
+	if e.Code == exitNotFound || e.Code == exitNotExecutable {
+		return &stream.ConfigError{Err: e}
+	}
+	return e
 }
 
 // startError says why no process came to be: a *stream.ConfigError where none ever will.

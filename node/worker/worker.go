@@ -1,17 +1,24 @@
-// Package worker runs programs as handlers: one process for each record.
+// Package worker runs programs as handlers: one process for each record, or one that stays.
 //
-// The record's body and a final newline are the program's standard input; what it prints,
-// less one final newline, is the record handed on; printing nothing hands on nothing. Exit 0
-// acks. A record is one line or a block of whole lines, so any filter that treats each line
-// alone is a worker, and a large input costs few processes.
+// A record is one line or a block of whole lines. In mode each its body and a final newline are
+// the program's standard input; what it prints, less one final newline, is the record handed on;
+// printing nothing hands on nothing; exit 0 acks. So any filter that treats each line alone is a
+// worker, and a large input costs few processes.
 //
 //	Record ──stdin──> program ──stdout──> Emit
 //	                     └──────stderr──> log, and the last of it in the error
 //
-// The package never retries and never reads meaning into stderr. It starts no goroutine of
-// its own: those of os/exec (one for each of stdin, stdout, stderr and the context) have
-// returned when Handle returns. What a program leaves running in its own process group
-// is killed when its run is cancelled, and when it holds the program's standard output.
+// In mode line a process stays: it reads line after line and answers each, in order, with one.
+// The answers to the lines of a block are one record.
+//
+//	Handle ──job──> write ──stdin──> program ──stdout──> read ──> Emit; Handle returns
+//	                  └── at most a window of lines that wait for an answer
+//
+// The package never retries and never reads meaning into stderr. It starts no goroutine but in
+// Run, one for each process of mode line. Those of os/exec (one for each of stdin, stdout, stderr
+// and the context) have returned when Handle returns, or Run. What a program leaves running in its
+// own process group is killed when its run is cancelled, and when it holds the program's standard
+// output. DESIGN.md says how a line program is judged.
 package worker
 
 import (
@@ -43,8 +50,11 @@ type Config struct {
 	// "" is the node's own directory.
 	Dir string
 
+	Line     bool          // keep the program: a line of its output for each of its input
+	Deadline time.Duration // with Line: how long it may go without an answer; 0 = DeadlineDefault
+
 	Procs     int   // processes at once; 0 = one per CPU
-	OK        []int // exit codes that ack, besides 0
+	OK        []int // exit codes that ack, besides 0; not with Line
 	RecordMax int   // bytes a program may print for one record; 0 = stream.RecordBytesMax
 
 	Pipeline, Role, Node string // told to the program and to the log
@@ -65,6 +75,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("field Procs: %d is negative", c.Procs)
 	case c.RecordMax < 0:
 		return fmt.Errorf("field RecordMax: %d is negative", c.RecordMax)
+	case c.Deadline < 0:
+		return fmt.Errorf("field Deadline: %v is negative", c.Deadline)
 	}
 	for _, code := range c.OK {
 		if code < 0 || code > exitMax {
@@ -108,6 +120,9 @@ func New(cfg Config) (stream.Handler, error) {
 	p, err := newProgram(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Line {
+		return newLine(p, cfg), nil
 	}
 	return stream.Each(p.handle), nil
 }
@@ -222,15 +237,32 @@ func (p *program) run(ctx context.Context, r stream.Record, out *output) error {
 	defer p.tails.Put(errs)
 	errs.begin(p.stderr)
 
-	cmd := exec.CommandContext(ctx, p.path)
-	cmd.Args = p.argv
-	cmd.Dir = p.dir
+	cmd := p.command(ctx)
 	cmd.Env = append(p.env, "WEIR_ATTEMPT="+strconv.Itoa(r.Attempt))
 	cmd.Stdin = &input{body: r.Body}
 	cmd.Stdout = out
 	cmd.Stderr = errs
-	group := func(sig syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, sig) }
-	cmd.Cancel = func() error { return group(syscall.SIGTERM) }
+	out.begin(p.outputMax, func() { _ = signalGroup(cmd, syscall.SIGKILL) })
+
+	if err := p.start(cmd); err != nil {
+		return err
+	}
+	err := p.wait(ctx, cmd)
+	errs.end()
+	if ctx.Err() != nil {
+		return fmt.Errorf("run %s: %w", p.name, context.Cause(ctx))
+	}
+	return p.verdict(cmd.ProcessState, err, out, errs)
+}
+
+// command is a process of the program to start. At ctx's end its group is sent SIGTERM; what lives
+// on after p.grace is killed by wait.
+func (p *program) command(ctx context.Context) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, p.path)
+	cmd.Args = p.argv
+	cmd.Dir = p.dir
+	cmd.Env = p.env
+	cmd.Cancel = func() error { return signalGroup(cmd, syscall.SIGTERM) }
 	cmd.WaitDelay = p.grace
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true,
@@ -239,20 +271,25 @@ func (p *program) run(ctx context.Context, r stream.Record, out *output) error {
 		// locks here.
 		Pdeathsig: syscall.SIGKILL,
 	}
-	out.begin(p.outputMax, func() { _ = group(syscall.SIGKILL) })
+	return cmd
+}
 
+func signalGroup(cmd *exec.Cmd, sig syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, sig) }
+
+func (p *program) start(cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return p.startError(err)
 	}
 	// By group, as the program may have forked already. A refusal leaves it at our niceness.
 	_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, niceness)
+	return nil
+}
+
+// wait waits for a process, and for those of os/exec that copy for it.
+func (p *program) wait(ctx context.Context, cmd *exec.Cmd) error {
 	err := cmd.Wait()
-	errs.end()
 	if ctx.Err() != nil || errors.Is(err, exec.ErrWaitDelay) {
-		_ = group(syscall.SIGKILL) // what the program left behind; its group keeps the number taken
+		_ = signalGroup(cmd, syscall.SIGKILL) // what the program left behind; its group keeps the number taken
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("run %s: %w", p.name, context.Cause(ctx))
-	}
-	return p.verdict(cmd.ProcessState, err, out, errs)
+	return err
 }
