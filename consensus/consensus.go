@@ -46,7 +46,7 @@ const (
 
 // Net opens streams to other nodes.
 type Net interface {
-	// Open opens a stream; an empty id stands for whoever is at addr.
+	// Open opens a stream to a node, wherever it is now; an empty id stands for whoever is at addr.
 	Open(ctx context.Context, id topology.NodeID, addr string, s Stream) (net.Conn, error)
 }
 
@@ -66,6 +66,8 @@ const (
 	standWait = 10 * time.Second
 	// leadAgain is how long a new leader waits for its first entry before it proposes another.
 	leadAgain = time.Second
+	// keepEvery is the shortest time between two States that are kept.
+	keepEvery = time.Second
 	// quorumAge is the age of the last contact with a leader from which on we say that there is
 	// no quorum: several elections.
 	quorumAge = 3 * time.Second
@@ -73,26 +75,32 @@ const (
 
 // Config says who we are.
 type Config struct {
-	Self      topology.Node // ID and Addr
-	Bootstrap bool          // make a cluster of one
-	Seeds     []string      // host:port of nodes to watch while no other is known
+	ID        topology.NodeID
+	Bootstrap bool     // make a cluster of one
+	Seeds     []string // host:port of nodes to watch while no other is known
 	Net       Net
+	Store     *Store // what the node keeps over a restart; nil: nothing
 	Log       *slog.Logger
 	Hooks     *Hooks // nil but in the simulator
 }
 
 // Consensus is this node's part in the log. Its methods are safe for concurrent use.
 type Consensus struct {
-	self  topology.Node
+	id    topology.NodeID
 	alone bool
 	seeds []string
 	net   Net
+	store *Store // nil: none
 	log   *slog.Logger
 	hooks *Hooks
 
 	stands chan chan<- response // Run answers with the vote that stands ready
 	inits  chan chan<- error    // Run makes a cluster of one
 	lost   chan error           // length 1: why the node must stop
+
+	// only look uses these
+	kept   *State // the last that went to the store,
+	keptAt time.Time
 
 	mu      sync.Mutex
 	state   *State
@@ -105,10 +113,8 @@ type Consensus struct {
 // New checks the config. It does nothing before Run.
 func New(c Config) (*Consensus, error) {
 	switch {
-	case c.Self.ID == "":
-		return nil, errors.New("consensus config: Self.ID is missing")
-	case c.Self.Addr == "":
-		return nil, errors.New("consensus config: Self.Addr is missing")
+	case c.ID == "":
+		return nil, errors.New("consensus config: ID is missing")
 	case c.Net == nil:
 		return nil, errors.New("consensus config: Net is missing")
 	case c.Bootstrap == (len(c.Seeds) > 0):
@@ -117,12 +123,18 @@ func New(c Config) (*Consensus, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	state, err := c.Store.state()
+	if err != nil {
+		return nil, err
+	}
 	return &Consensus{
-		self: c.Self, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, log: c.Log, hooks: c.Hooks,
+		id: c.ID, alone: c.Bootstrap, seeds: c.Seeds, net: c.Net, store: c.Store, log: c.Log, hooks: c.Hooks,
 		stands:  make(chan chan<- response),
 		inits:   make(chan chan<- error),
 		lost:    make(chan error, 1),
-		state:   &State{Version: stateVersion},
+		state:   state,
+		history: history{before: state.Index},
+		kept:    state,
 		changed: make(chan struct{}),
 	}, nil
 }
@@ -138,11 +150,9 @@ func (c *Consensus) Run(ctx context.Context) error {
 
 // look is the loop that owns the vote.
 func (c *Consensus) look(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, c.unvote("this node stops")) }()
-	if c.alone {
-		if err := c.stand(ctx, true); err != nil {
-			return err
-		}
+	defer func() { err = errors.Join(err, c.rest()) }()
+	if err := c.begin(ctx); err != nil {
+		return err
 	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -156,6 +166,8 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 			return nil
 		case err := <-c.lost:
 			return err
+		case <-c.store.failure():
+			return c.store.Err()
 		case reply := <-c.stands:
 			reply <- c.answerStand(ctx) // length 1
 		case made := <-c.inits:
@@ -164,10 +176,34 @@ func (c *Consensus) look(ctx context.Context) (err error) {
 		case <-c.Changed():
 		case <-tick.C:
 		}
-		if err := c.lookAfterVote(time.Now()); err != nil {
+		now := time.Now()
+		if err := errors.Join(c.keep(now), c.lookAfterVote(now)); err != nil {
 			return err
 		}
 	}
+}
+
+// begin takes up the vote that the store holds, or makes a cluster of one.
+func (c *Consensus) begin(ctx context.Context) error {
+	id, err := c.store.server()
+	if err == nil && (id != "" || c.alone && c.State().LogID == 0) {
+		err = c.stand(ctx, c.alone)
+	}
+	return err
+}
+
+// keep has the store remember the State, so that the node that starts again knows its log and
+// the others from the beginning. A voter's own log has all that counts.
+func (c *Consensus) keep(now time.Time) error {
+	s := c.State()
+	if c.store == nil || s.Index == c.kept.Index || s.LogID == c.kept.LogID && now.Sub(c.keptAt) < keepEvery {
+		return nil
+	}
+	if err := c.store.setState(s); err != nil {
+		return err
+	}
+	c.kept, c.keptAt = s, now
+	return nil
 }
 
 // stand makes sure that raft runs here.
@@ -182,7 +218,7 @@ func (c *Consensus) stand(ctx context.Context, alone bool) error {
 	c.mu.Lock()
 	c.voter = v
 	c.mu.Unlock()
-	c.log.Info("vote ready", "node", c.self.ID, "server", v.id)
+	c.log.Info("vote ready", "node", c.id, "server", v.id)
 	return nil
 }
 
@@ -194,8 +230,18 @@ func (c *Consensus) answerStand(ctx context.Context) response {
 	return response{Stood: v.id, Applied: v.raft.AppliedIndex()}
 }
 
-// unvote stops raft; the node watches from then on.
+// unvote gives the vote up for good; the node watches from then on.
 func (c *Consensus) unvote(why string) error {
+	c.hooks.sometimes("a vote is given up")
+	c.log.Info("vote given up", "node", c.id, "server", c.vote().id, "why", why)
+	if err := c.rest(); err != nil {
+		return err
+	}
+	return c.store.forget()
+}
+
+// rest stops raft. A vote in the store can be taken up again.
+func (c *Consensus) rest() error {
 	c.mu.Lock()
 	v := c.voter
 	c.voter = nil
@@ -203,8 +249,6 @@ func (c *Consensus) unvote(why string) error {
 	if v == nil {
 		return nil
 	}
-	c.hooks.sometimes("a vote is given up")
-	c.log.Info("vote given up", "node", c.self.ID, "server", v.id, "why", why)
 	return v.close()
 }
 
@@ -214,13 +258,12 @@ func (c *Consensus) lookAfterVote(now time.Time) error {
 	if v == nil {
 		return nil
 	}
-	listed := slices.ContainsFunc(s.Servers, func(x Server) bool { return x.ID == string(v.id) })
 	switch {
-	case listed:
+	case slices.Contains(s.Servers, Server(v.id)):
 		v.listed = true
-	case v.listed:
+	case v.listed && !v.listsSelf(s.ConfigIndex):
 		return c.unvote("the others took it")
-	case v.idle(now) > standWait && !v.votes():
+	case v.idle(now) > standWait && !v.listsSelf(0):
 		return c.unvote("nobody asked for it again")
 	}
 	if term := v.raft.CurrentTerm(); v.elected() && s.Term < term && (term > v.proposedTerm || now.Sub(v.proposed) > leadAgain) {
@@ -238,7 +281,7 @@ func (c *Consensus) lookAfterVote(now time.Time) error {
 func (c *Consensus) lead(v *voter) error {
 	var logID [8]byte
 	rand.Read(logID[:])
-	b, err := json.Marshal(leader(c.self.ID, max(1, binary.BigEndian.Uint64(logID[:]))))
+	b, err := json.Marshal(leader(c.id, max(1, binary.BigEndian.Uint64(logID[:]))))
 	if err != nil {
 		return fmt.Errorf("encode leader entry: %w", err)
 	}
@@ -278,7 +321,7 @@ func (c *Consensus) Wait(ctx context.Context, index uint64) (*State, error) {
 // IsLeader reports whether this node leads and has committed an entry as leader.
 func (c *Consensus) IsLeader() bool {
 	v, s := c.vote(), c.State()
-	return v != nil && v.elected() && s.Leader == c.self.ID && s.Term == v.raft.CurrentTerm()
+	return v != nil && v.elected() && s.Leader == c.id && s.Term == v.raft.CurrentTerm()
 }
 
 // Quorum reports whether a leader was heard of lately.

@@ -83,7 +83,7 @@ func (f *fabric) cluster(n, voters int) []*member {
 func (f *fabric) addVoter(leader, m *member) {
 	f.t.Helper()
 	await(f.t, m, 5*time.Second, "watching", func(s *State) bool { return s.Votes(leader.node.ID) })
-	if _, err := leader.AddVoters(leader.ctx, []topology.Node{m.node}, leader.State().ConfigIndex); err != nil {
+	if _, err := leader.AddVoters(leader.ctx, []topology.NodeID{m.node.ID}, leader.State().ConfigIndex); err != nil {
 		f.t.Fatal(err)
 	}
 	await(f.t, leader, 5*time.Second, "with another voter", func(s *State) bool { return s.Votes(m.node.ID) })
@@ -250,7 +250,7 @@ func TestVoteIsTakenAndGivenAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitLeader(t, 2*time.Second, m)
-		if _, err := lead.AddVoters(lead.ctx, []topology.Node{ms[3].node}, lead.State().ConfigIndex); !errors.Is(err, ErrNotLeader) {
+		if _, err := lead.AddVoters(lead.ctx, []topology.NodeID{ms[3].node.ID}, lead.State().ConfigIndex); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("add voter at the former leader: %v, want %v", err, ErrNotLeader)
 		}
 	})
@@ -284,11 +284,11 @@ func TestProbe(t *testing.T) {
 		ms := net.cluster(3, 1)
 		ctx, cancel := context.WithTimeout(ms[0].ctx, time.Second)
 		defer cancel()
-		if err := ms[0].Probe(ctx, ms[1].node); err != nil {
+		if err := ms[0].Probe(ctx, ms[1].node.ID); err != nil {
 			t.Errorf("probe of a living node: %v", err)
 		}
 		net.sever(ms[2], ms[0], true)
-		if err := ms[0].Probe(ctx, ms[2].node); err == nil {
+		if err := ms[0].Probe(ctx, ms[2].node.ID); err == nil {
 			t.Error("probe of a node that cannot answer: no error")
 		}
 	})
@@ -354,7 +354,7 @@ func TestEntryOfANewerProgramStopsTheNode(t *testing.T) {
 				t.Errorf("run after %s: %v, want %v", command, err, errCannotApply)
 			}
 			net.mu.Lock()
-			delete(net.members, ms[0].node.Addr) // it has ended, as it should
+			delete(net.members, ms[0].node.ID) // it has ended, as it should
 			net.mu.Unlock()
 			if s := ms[2].State(); s.Index != before {
 				t.Errorf("a watcher went on to %+v", s)
@@ -390,13 +390,12 @@ func TestAnotherLogIsNotWatched(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := Config{Self: testNode(1), Net: &member{}, Bootstrap: true}
+	good := Config{ID: "n1", Net: &member{}, Bootstrap: true}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}
 	for want, edit := range map[string]func(*Config){
-		"Self.ID":         func(c *Config) { c.Self.ID = "" },
-		"Self.Addr":       func(c *Config) { c.Self.Addr = "" },
+		"ID is missing":   func(c *Config) { c.ID = "" },
 		"Net is missing":  func(c *Config) { c.Net = nil },
 		"either":          func(c *Config) { c.Bootstrap = false },
 		"Bootstrap or Se": func(c *Config) { c.Seeds = []string{"a:1"} },

@@ -27,7 +27,7 @@ func (f *fsm) StoreConfiguration(index uint64, c raft.Configuration) {
 	e := &entry{Index: index}
 	for _, s := range c.Servers {
 		if s.Suffrage == raft.Voter {
-			e.Servers = append(e.Servers, Server{string(s.ID), string(s.Address)})
+			e.Servers = append(e.Servers, Server(s.ID))
 		}
 	}
 	f.apply(e)

@@ -32,7 +32,7 @@ const (
 // even the single voter's of a cluster that starts. Only the leader can; prev is the ConfigIndex
 // the decision was made on, and nothing is changed if it is no longer current. When it returns
 // nil, State lists the voters.
-func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.Node, prev uint64) (lags topology.NodeID, err error) {
+func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, prev uint64) (lags topology.NodeID, err error) {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
 		return "", fmt.Errorf("add voters: %w", ErrNotLeader)
@@ -40,28 +40,28 @@ func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.Node, prev u
 	ids := make([]raft.ServerID, len(nodes))
 	for i, n := range nodes {
 		if ids[i], _, err = c.askToStand(ctx, n); err != nil {
-			return n.ID, fmt.Errorf("add voter %s: %w", n.ID, err)
+			return n, fmt.Errorf("add voter %s: %w", n, err)
 		}
-		if nodeOf(ids[i]) != n.ID {
-			return n.ID, fmt.Errorf("add voter %s: it stands as %s", n.ID, ids[i])
+		if nodeOf(ids[i]) != n {
+			return n, fmt.Errorf("add voter %s: it stands as %s", n, ids[i])
 		}
 	}
 	if prev, err = c.dropLearners(ctx, v, ids, prev); err != nil {
 		return "", fmt.Errorf("add voters: %w", err)
 	}
-	for i, n := range nodes {
-		if prev, err = c.await(ctx, v.raft.AddNonvoter(ids[i], raft.ServerAddress(n.Addr), prev, changeWait)); err != nil {
-			return "", fmt.Errorf("add voter %s: teach it: %w", ids[i], err)
+	for _, id := range ids {
+		if prev, err = c.await(ctx, v.raft.AddNonvoter(id, raft.ServerAddress(id), prev, changeWait)); err != nil {
+			return "", fmt.Errorf("add voter %s: teach it: %w", id, err)
 		}
 	}
 	for i, n := range nodes {
 		if err := c.awaitCaughtUp(ctx, n, ids[i], prev, catchUpWait); err != nil {
-			return n.ID, fmt.Errorf("add voter %s: %w", ids[i], err)
+			return n, fmt.Errorf("add voter %s: %w", ids[i], err)
 		}
 	}
-	for i, n := range nodes {
-		if prev, err = c.await(ctx, v.raft.AddVoter(ids[i], raft.ServerAddress(n.Addr), prev, changeWait)); err != nil {
-			return "", fmt.Errorf("add voter %s: %w", ids[i], err)
+	for _, id := range ids {
+		if prev, err = c.await(ctx, v.raft.AddVoter(id, raft.ServerAddress(id), prev, changeWait)); err != nil {
+			return "", fmt.Errorf("add voter %s: %w", id, err)
 		}
 	}
 	return "", nil
@@ -97,7 +97,7 @@ func (c *Consensus) await(ctx context.Context, f raft.IndexFuture) (uint64, erro
 
 // awaitCaughtUp waits until a server has applied index. A voter that lags only seems to make the
 // others dispensable: raft hands it the leadership with an empty log, and nobody leads.
-func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.Node, id raft.ServerID, index uint64, wait time.Duration) error {
+func (c *Consensus) awaitCaughtUp(ctx context.Context, n topology.NodeID, id raft.ServerID, index uint64, wait time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
@@ -127,8 +127,8 @@ func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev ui
 	if !ok {
 		return fmt.Errorf("remove voter %s: it is none", id)
 	}
-	if _, err := c.await(ctx, v.raft.RemoveServer(raft.ServerID(s.ID), prev, changeWait)); err != nil {
-		return fmt.Errorf("remove voter %s: %w", s.ID, err)
+	if _, err := c.await(ctx, v.raft.RemoveServer(raft.ServerID(s), prev, changeWait)); err != nil {
+		return fmt.Errorf("remove voter %s: %w", s, err)
 	}
 	return nil
 }
@@ -148,11 +148,11 @@ func (c *Consensus) TransferLeadership(ctx context.Context, to topology.NodeID) 
 	if !ok {
 		return fmt.Errorf("transfer leadership to %s: it is no voter", to)
 	}
-	id := raft.ServerID(s.ID)
-	if err := c.awaitCaughtUp(ctx, topology.Node{ID: to, Addr: s.Addr}, id, v.raft.LastIndex(), handOverWait); err != nil {
+	id := raft.ServerID(s)
+	if err := c.awaitCaughtUp(ctx, to, id, v.raft.LastIndex(), handOverWait); err != nil {
 		return fmt.Errorf("transfer leadership to %s: %w", id, err)
 	}
-	if err := v.trans.TimeoutNow(id, raft.ServerAddress(s.Addr), v.trans.standNow(), &raft.TimeoutNowResponse{}); err != nil {
+	if err := v.trans.TimeoutNow(id, raft.ServerAddress(s), v.trans.standNow(), &raft.TimeoutNowResponse{}); err != nil {
 		return fmt.Errorf("transfer leadership to %s: %w", id, err)
 	}
 	for until := time.Now().Add(handOverWait); v.elected(); {
@@ -168,11 +168,11 @@ func (c *Consensus) TransferLeadership(ctx context.Context, to topology.NodeID) 
 	return nil
 }
 
-// askToStand has a node start raft with an empty store, unless it runs, and returns how far it is.
-func (c *Consensus) askToStand(ctx context.Context, n topology.Node) (id raft.ServerID, applied uint64, err error) {
+// askToStand has a node start raft, unless it runs, and returns how far it is.
+func (c *Consensus) askToStand(ctx context.Context, n topology.NodeID) (id raft.ServerID, applied uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
-	conn, err := c.net.Open(ctx, n.ID, n.Addr, StreamRaft)
+	conn, err := c.net.Open(ctx, n, "", StreamRaft)
 	if err != nil {
 		return "", 0, fmt.Errorf("open: %w", err)
 	}

@@ -47,11 +47,11 @@ func TestSurvivorsWithTwoListsOfVotersElectOne(t *testing.T) {
 	bubble(t, func(t *testing.T, net *fabric) {
 		ms := net.cluster(3, 2)
 		lead, old, added := ms[0], ms[1], ms[2]
-		id, _, err := lead.askToStand(lead.ctx, added.node)
+		id, _, err := lead.askToStand(lead.ctx, added.node.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, addr := lead.vote().raft, raft.ServerAddress(added.node.Addr)
+		r, addr := lead.vote().raft, raft.ServerAddress(id)
 		if err := r.AddNonvoter(id, addr, 0, changeWait).Error(); err != nil {
 			t.Fatal(err)
 		}
@@ -77,24 +77,24 @@ func TestANodeThatCannotLearnGetsNoVote(t *testing.T) {
 		ms := net.cluster(4, 1)
 		lead, dead := ms[0], ms[3]
 		await(t, dead, 5*time.Second, "watching", func(s *State) bool { return s.Votes(lead.node.ID) })
-		id, _, err := lead.askToStand(lead.ctx, dead.node)
+		id, _, err := lead.askToStand(lead.ctx, dead.node.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		net.kill(dead)
 		// It stood when it was asked, and died then.
-		if err := lead.vote().raft.AddNonvoter(id, raft.ServerAddress(dead.node.Addr), 0, changeWait).Error(); err != nil {
+		if err := lead.vote().raft.AddNonvoter(id, raft.ServerAddress(id), 0, changeWait).Error(); err != nil {
 			t.Fatal(err)
 		}
 		await(t, lead, time.Second, "teaching", func(s *State) bool { return s.ConfigIndex > 1 })
-		lags, err := lead.AddVoters(lead.ctx, []topology.Node{ms[1].node, dead.node}, lead.State().ConfigIndex)
+		lags, err := lead.AddVoters(lead.ctx, []topology.NodeID{ms[1].node.ID, dead.node.ID}, lead.State().ConfigIndex)
 		if err == nil || lags != dead.node.ID {
 			t.Errorf("add a dead voter: %v, %v", lags, err)
 		}
 		if s := lead.State(); len(s.Voters) != 1 || !lead.Quorum() {
 			t.Errorf("voters %v, quorum %v after the attempt", s.Voters, lead.Quorum())
 		}
-		if _, err := lead.AddVoters(lead.ctx, []topology.Node{ms[1].node, ms[2].node}, lead.State().ConfigIndex); err != nil {
+		if _, err := lead.AddVoters(lead.ctx, []topology.NodeID{ms[1].node.ID, ms[2].node.ID}, lead.State().ConfigIndex); err != nil {
 			t.Fatal(err)
 		}
 		if f := lead.vote().raft.GetConfiguration(); len(f.Configuration().Servers) != 3 {

@@ -23,10 +23,14 @@ type fabric struct {
 	group sync.WaitGroup // handlers
 
 	mu      sync.Mutex
-	members map[string]*member // by address
-	cut     map[[2]string]bool // from, to
-	changed chan struct{}      // closed and replaced when something may have arrived
+	members map[topology.NodeID]*member
+	stores  map[topology.NodeID]string // the file of a node that has one
+	cut     map[path]bool
+	changed chan struct{} // closed and replaced when something may have arrived
 }
+
+// path is a direction: from, to.
+type path [2]topology.NodeID
 
 type member struct {
 	*Consensus
@@ -37,19 +41,22 @@ type member struct {
 }
 
 func newFabric(t *testing.T) *fabric {
-	return &fabric{t: t, members: make(map[string]*member), cut: make(map[[2]string]bool), changed: make(chan struct{})}
+	return &fabric{t: t, members: make(map[topology.NodeID]*member), stores: make(map[topology.NodeID]string), cut: make(map[path]bool), changed: make(chan struct{})}
 }
 
 // start runs node i: the first makes the cluster, the others watch it.
 func (f *fabric) start(i int) *member {
 	f.t.Helper()
 	m := &member{fabric: f, node: testNode(i)}
-	c := Config{Self: m.node, Net: m, Bootstrap: i == 1}
+	c := Config{ID: m.node.ID, Net: m, Bootstrap: i == 1}
 	if i > 1 {
 		c.Seeds = []string{testNode(1).Addr}
 	}
 	if testing.Verbose() && os.Getenv("RAFT_LOG") != "" {
 		c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", m.node.ID)
+	}
+	if file := f.stores[m.node.ID]; file != "" {
+		c.Store = openTest(f.t, file)
 	}
 	var err error
 	if m.Consensus, err = New(c); err != nil {
@@ -58,9 +65,16 @@ func (f *fabric) start(i int) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.ctx = ctx
 	done := make(chan error, 1)
-	m.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	m.stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-done
+		if c.Store != nil {
+			err = errors.Join(err, c.Store.Close())
+		}
+		return err
+	})
 	f.mu.Lock()
-	f.members[m.node.Addr] = m
+	f.members[m.node.ID] = m
 	f.mu.Unlock()
 	go func() { done <- m.Run(ctx) }()
 	return m
@@ -79,10 +93,10 @@ func (f *fabric) kill(m *member) {
 func (f *fabric) isolate(m *member, cut bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for addr := range f.members {
-		if addr != m.node.Addr {
-			f.cut[[2]string{m.node.Addr, addr}] = cut
-			f.cut[[2]string{addr, m.node.Addr}] = cut
+	for id := range f.members {
+		if id != m.node.ID {
+			f.cut[path{m.node.ID, id}] = cut
+			f.cut[path{id, m.node.ID}] = cut
 		}
 	}
 	f.wake()
@@ -91,7 +105,7 @@ func (f *fabric) isolate(m *member, cut bool) {
 func (f *fabric) sever(from, to *member, cut bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.cut[[2]string{from.node.Addr, to.node.Addr}] = cut
+	f.cut[path{from.node.ID, to.node.ID}] = cut
 	f.wake()
 }
 
@@ -119,18 +133,20 @@ func (f *fabric) wake() {
 func (m *member) Open(ctx context.Context, id topology.NodeID, addr string, s Stream) (net.Conn, error) {
 	f := m.fabric
 	f.mu.Lock()
-	to := f.members[addr]
-	reachable := to != nil && !f.cut[[2]string{m.node.Addr, addr}] && !f.cut[[2]string{addr, m.node.Addr}]
+	to := f.members[id]
+	for _, other := range f.members {
+		if id == "" && other.node.Addr == addr {
+			to = other
+		}
+	}
+	reachable := to != nil && !f.cut[path{m.node.ID, to.node.ID}] && !f.cut[path{to.node.ID, m.node.ID}]
 	f.mu.Unlock()
 	if !reachable || to.ctx.Err() != nil {
 		<-ctx.Done()
 		return nil, errors.New("no answer")
 	}
-	if id != "" && id != to.node.ID {
-		return nil, fmt.Errorf("it is %s, not %s", to.node.ID, id)
-	}
 	there, back := new(half), new(half)
-	there.path, back.path = [2]string{m.node.Addr, addr}, [2]string{addr, m.node.Addr}
+	there.path, back.path = path{m.node.ID, to.node.ID}, path{to.node.ID, m.node.ID}
 	ours, theirs := &conn{fabric: f, in: back, out: there}, &conn{fabric: f, in: there, out: back}
 	f.group.Go(func() {
 		switch s {
@@ -147,7 +163,7 @@ func (m *member) Open(ctx context.Context, id topology.NodeID, addr string, s St
 
 // half is one direction of a stream; the fabric's mu guards it.
 type half struct {
-	path   [2]string
+	path   path
 	buf    bytes.Buffer
 	closed bool
 }

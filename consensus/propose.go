@@ -76,7 +76,7 @@ func (c *Consensus) proposeOnce(ctx context.Context, b []byte) error {
 	s := c.State()
 	last := ErrNoLeader
 	for _, server := range leaderFirst(s) {
-		if server.Node() == c.self.ID {
+		if server.Node() == c.id {
 			continue
 		}
 		v, err := c.proposeAt(ctx, server, b)
@@ -108,7 +108,7 @@ func (c *Consensus) proposeAt(ctx context.Context, s Server, b []byte) (verdict,
 	ctx, cancel := context.WithTimeout(ctx, proposeCall)
 	defer cancel()
 	openCtx, opened := context.WithTimeout(ctx, proposeOpen)
-	conn, err := c.net.Open(openCtx, s.Node(), s.Addr, StreamPropose)
+	conn, err := c.net.Open(openCtx, s.Node(), "", StreamPropose)
 	opened()
 	if err != nil {
 		return verdict{}, err

@@ -13,20 +13,23 @@ import (
 // same state in one.
 const snapshotBytesMax = frameBytesMax
 
-// snapshots keeps the latest finished snapshot in memory. raft's own InmemSnapshotStore shows
-// one that is still being written.
+// snapshots keeps the latest finished snapshot in memory, and in the store where there is one.
+// raft's own InmemSnapshotStore shows one that is still being written; its FileSnapshotStore would
+// be a second format beside the store's, with a checksum of the data only.
 type snapshots struct {
+	store *Store // nil: only in memory
+
 	mu     sync.Mutex
-	latest *memorySnapshot
+	latest *keptSnapshot
 }
 
-type memorySnapshot struct {
+type keptSnapshot struct {
 	meta raft.SnapshotMeta
 	data []byte
 }
 
 func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	return &snapshotSink{store: s, meta: raft.SnapshotMeta{
+	return &snapshotSink{in: s, meta: raft.SnapshotMeta{
 		Version: v, ID: fmt.Sprintf("%d-%d", term, index), Index: index, Term: term,
 		Configuration: c, ConfigurationIndex: configIndex,
 	}}, nil
@@ -53,9 +56,9 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 }
 
 type snapshotSink struct {
-	store *snapshots
-	meta  raft.SnapshotMeta
-	data  bytes.Buffer
+	in   *snapshots
+	meta raft.SnapshotMeta
+	data bytes.Buffer
 }
 
 func (s *snapshotSink) Write(p []byte) (int, error) {
@@ -68,9 +71,15 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 // Close makes the snapshot the latest.
 func (s *snapshotSink) Close() error {
 	s.meta.Size = int64(s.data.Len())
-	s.store.mu.Lock()
-	defer s.store.mu.Unlock()
-	s.store.latest = &memorySnapshot{s.meta, s.data.Bytes()}
+	snap := &keptSnapshot{s.meta, s.data.Bytes()}
+	if s.in.store != nil {
+		if err := s.in.store.setSnapshot(snap); err != nil {
+			return err
+		}
+	}
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	s.in.latest = snap
 	return nil
 }
 

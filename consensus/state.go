@@ -60,16 +60,13 @@ type Departure struct {
 	Boot uint64          `json:"boot"`
 }
 
-// Server is a node with a vote: its id is node id, slash, the random id of its log store, so
-// that a vote store that was lost never votes again under its old name.
-type Server struct {
-	ID   string `json:"id"`
-	Addr string `json:"addr"`
-}
+// Server is a node with a vote: node id, slash, the random id of its log store, so that a vote
+// store that was lost never votes again under its old name.
+type Server string
 
 // Node is the node whose vote it is.
 func (s Server) Node() topology.NodeID {
-	id, _, _ := strings.Cut(s.ID, "/")
+	id, _, _ := strings.Cut(string(s), "/")
 	return topology.NodeID(id)
 }
 
@@ -102,7 +99,7 @@ func (s *State) Pipeline(name string) (Pipeline, bool) {
 func (s *State) server(id topology.NodeID) (Server, bool) {
 	i := slices.IndexFunc(s.Servers, func(x Server) bool { return x.Node() == id })
 	if i < 0 {
-		return Server{}, false
+		return "", false
 	}
 	return s.Servers[i], true
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,10 +57,12 @@ type response struct {
 
 // transport carries raft's calls over streams of a Net. A stream serves one call at a time, so
 // heartbeats never wait behind entries.
+//
+// raft's addresses are server ids: where a node is, Net knows. So the list of voters stays right
+// when their addresses change, all at once and among themselves.
 type transport struct {
-	net  Net
-	addr raft.ServerAddress
-	id   raft.ServerID
+	net Net
+	id  raft.ServerID
 
 	calls chan raft.RPC
 	done  <-chan struct{} // closed by Close
@@ -84,10 +85,10 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(ctx context.Context, n Net, id raft.ServerID, addr raft.ServerAddress) *transport {
+func newTransport(ctx context.Context, n Net, id raft.ServerID) *transport {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a leader that stops has a last call to make
 	return &transport{
-		net: n, id: id, addr: addr,
+		net: n, id: id,
 		calls: make(chan raft.RPC), done: ctx.Done(), close: cancel,
 		opening: func(wait time.Duration) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, wait)
@@ -112,7 +113,7 @@ func (t *transport) Close() error {
 }
 
 func (t *transport) Consumer() <-chan raft.RPC     { return t.calls }
-func (t *transport) LocalAddr() raft.ServerAddress { return t.addr }
+func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.id) }
 
 func (t *transport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
 func (t *transport) DecodePeer(b []byte) raft.ServerAddress                  { return raft.ServerAddress(b) }
@@ -128,37 +129,37 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
-func (t *transport) AppendEntries(id raft.ServerID, a raft.ServerAddress, in *raft.AppendEntriesRequest, out *raft.AppendEntriesResponse) error {
+func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, in *raft.AppendEntriesRequest, out *raft.AppendEntriesResponse) error {
 	wait := callWait
 	if len(in.Entries) > 0 {
 		wait = appendWait
 	}
-	r, err := t.call(id, a, wait, request{Append: in}, nil)
+	r, err := t.call(id, wait, request{Append: in}, nil)
 	return answer(out, r.Append, err)
 }
 
-func (t *transport) RequestVote(id raft.ServerID, a raft.ServerAddress, in *raft.RequestVoteRequest, out *raft.RequestVoteResponse) error {
-	r, err := t.call(id, a, callWait, request{Vote: in}, nil)
+func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, in *raft.RequestVoteRequest, out *raft.RequestVoteResponse) error {
+	r, err := t.call(id, callWait, request{Vote: in}, nil)
 	return answer(out, r.Vote, err)
 }
 
-func (t *transport) RequestPreVote(id raft.ServerID, a raft.ServerAddress, in *raft.RequestPreVoteRequest, out *raft.RequestPreVoteResponse) error {
-	r, err := t.call(id, a, callWait, request{PreVote: in}, nil)
+func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, in *raft.RequestPreVoteRequest, out *raft.RequestPreVoteResponse) error {
+	r, err := t.call(id, callWait, request{PreVote: in}, nil)
 	return answer(out, r.PreVote, err)
 }
 
-func (t *transport) TimeoutNow(id raft.ServerID, a raft.ServerAddress, in *raft.TimeoutNowRequest, out *raft.TimeoutNowResponse) error {
-	r, err := t.call(id, a, handOverWait, request{Timeout: in}, nil)
+func (t *transport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, in *raft.TimeoutNowRequest, out *raft.TimeoutNowResponse) error {
+	r, err := t.call(id, handOverWait, request{Timeout: in}, nil)
 	return answer(out, r.Timeout, err)
 }
 
 // standNow is the word to stand for election at once.
 func (t *transport) standNow() *raft.TimeoutNowRequest {
-	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.id), Addr: []byte(t.addr)}}
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.id), Addr: []byte(t.id)}}
 }
 
-func (t *transport) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, in *raft.InstallSnapshotRequest, out *raft.InstallSnapshotResponse, data io.Reader) error {
-	r, err := t.call(id, a, snapshotWait, request{Snapshot: in}, data)
+func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, in *raft.InstallSnapshotRequest, out *raft.InstallSnapshotResponse, data io.Reader) error {
+	r, err := t.call(id, snapshotWait, request{Snapshot: in}, data)
 	return answer(out, r.Snapshot, err)
 }
 
@@ -174,8 +175,8 @@ func answer[T any](out, got *T, err error) error {
 }
 
 // call sends one request, with data behind it, and waits for the answer.
-func (t *transport) call(id raft.ServerID, addr raft.ServerAddress, wait time.Duration, in request, data io.Reader) (response, error) {
-	c, err := t.stream(id, addr, wait)
+func (t *transport) call(id raft.ServerID, wait time.Duration, in request, data io.Reader) (response, error) {
+	c, err := t.stream(id, wait)
 	if err != nil {
 		return response{}, fmt.Errorf("open raft stream to %s: %w", id, err)
 	}
@@ -210,7 +211,7 @@ func exchange(c net.Conn, wait time.Duration, in request, data io.Reader) (respo
 }
 
 // stream returns an idle stream to the server, or opens one.
-func (t *transport) stream(id raft.ServerID, addr raft.ServerAddress, wait time.Duration) (net.Conn, error) {
+func (t *transport) stream(id raft.ServerID, wait time.Duration) (net.Conn, error) {
 	t.mu.Lock()
 	if idle := t.idle[id]; len(idle) > 0 {
 		c := idle[len(idle)-1]
@@ -221,7 +222,7 @@ func (t *transport) stream(id raft.ServerID, addr raft.ServerAddress, wait time.
 	t.mu.Unlock()
 	ctx, cancel := t.opening(wait)
 	defer cancel()
-	c, err := t.net.Open(ctx, nodeOf(id), string(addr), StreamRaft)
+	c, err := t.net.Open(ctx, nodeOf(id), "", StreamRaft)
 	if err != nil {
 		return nil, err
 	}
@@ -373,7 +374,4 @@ func (in request) sender() string {
 	return string(h.ID)
 }
 
-func nodeOf(id raft.ServerID) topology.NodeID {
-	node, _, _ := strings.Cut(string(id), "/")
-	return topology.NodeID(node)
-}
+func nodeOf(id raft.ServerID) topology.NodeID { return Server(id).Node() }

@@ -18,7 +18,7 @@ func TestRaftCallsThatAreRefused(t *testing.T) {
 		ms := net.cluster(3, 2)
 		to := ms[1]
 		id := to.vote().id
-		from := raft.RPCHeader{ID: []byte("n1/whatever"), Addr: []byte(ms[0].node.Addr)}
+		from := raft.RPCHeader{ID: []byte("n1/whatever"), Addr: []byte("n1/whatever")}
 		for _, tt := range []struct {
 			name string
 			from topology.NodeID
@@ -64,11 +64,11 @@ func TestHugeSnapshotEndsTheStream(t *testing.T) {
 func TestCallsDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peers := &pipes{served: make(chan net.Conn, 10)}
-		tr := newTransport(t.Context(), peers, "n1/a", "10.0.0.1:1")
+		tr := newTransport(t.Context(), peers, "n1/a")
 		call := func(entries ...*raft.Log) chan error {
 			done := make(chan error, 1)
 			go func() {
-				done <- tr.AppendEntries("n2/b", "10.0.0.2:1", &raft.AppendEntriesRequest{Entries: entries}, new(raft.AppendEntriesResponse))
+				done <- tr.AppendEntries("n2/b", "n2/b", &raft.AppendEntriesRequest{Entries: entries}, new(raft.AppendEntriesResponse))
 			}()
 			return done
 		}

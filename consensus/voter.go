@@ -26,35 +26,41 @@ const (
 	snapshotTrail = 256
 )
 
-// voter is this node's vote: raft with its stores, in memory. It belongs to Run's goroutine.
+// voter is this node's vote: raft with its stores. It belongs to Run's goroutine.
 type voter struct {
 	id    raft.ServerID
 	raft  *raft.Raft
 	trans *transport
 	since time.Time
 
-	listed       bool      // the state has named it among the voters
+	listed       bool      // it has been among the voters
 	proposed     time.Time // when it last proposed the first entry of a leader,
 	proposedTerm uint64    // and in which term
 }
 
-// newVoter starts raft: as a cluster of one, or waiting until a leader sends it entries.
+// newVoter starts raft: with what the store holds of it, or as a cluster of one, or waiting until
+// a leader sends it entries.
 func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
-	id := raft.ServerID(string(c.self.ID) + "/" + strings.ToLower(rand.Text()[:8]))
-	addr := raft.ServerAddress(c.self.Addr)
-	conf := raftConfig(id, c.log)
-	logs, snaps := raft.NewInmemStore(), new(snapshots)
-	trans := newTransport(ctx, c.net, id, addr)
+	k, err := c.keeping()
+	if err != nil {
+		return nil, err
+	}
+	old, err := raft.HasExistingState(k.logs, k.stable, k.snaps)
+	if err != nil {
+		return nil, fmt.Errorf("start raft as %s: %w", k.id, err)
+	}
+	alone = alone && !old
+	conf, trans := raftConfig(k.id, c.log), newTransport(ctx, c.net, k.id)
 	if alone {
-		servers := raft.Configuration{Servers: []raft.Server{{ID: id, Address: addr}}}
-		if err := raft.BootstrapCluster(conf, logs, logs, snaps, trans, servers); err != nil {
+		servers := raft.Configuration{Servers: []raft.Server{{ID: k.id, Address: trans.LocalAddr()}}}
+		if err := raft.BootstrapCluster(conf, k.logs, k.stable, k.snaps, trans, servers); err != nil {
 			return nil, fmt.Errorf("make a cluster of one: %w", err)
 		}
 	}
 	f := &fsm{state: &State{Version: stateVersion}, publish: c.publish, broken: c.stop}
-	r, err := raft.NewRaft(conf, f, logs, c.hooks.stable(logs), snaps, trans)
+	r, err := raft.NewRaft(conf, f, k.logs, c.hooks.stable(k.stable), k.snaps, trans)
 	if err != nil {
-		return nil, fmt.Errorf("start raft as %s: %w", id, err)
+		return nil, fmt.Errorf("start raft as %s: %w", k.id, err)
 	}
 	if alone { // there is nobody to wait for: the word that hands leadership on makes it stand at once
 		trans.calls <- raft.RPC{
@@ -62,7 +68,40 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 			RespChan: make(chan raft.RPCResponse, 1), // nobody reads the answer
 		}
 	}
-	return &voter{id: id, raft: r, trans: trans, since: time.Now()}, nil
+	v := &voter{id: k.id, raft: r, trans: trans, since: time.Now()}
+	v.listed = old && v.listsSelf(0)
+	return v, nil
+}
+
+// keeping is where a vote keeps what it must not forget, under the id that goes with it.
+type keeping struct {
+	id     raft.ServerID
+	logs   raft.LogStore
+	stable raft.StableStore
+	snaps  *snapshots
+}
+
+// keeping returns the vote in the store, or a new one, there or in memory.
+func (c *Consensus) keeping() (keeping, error) {
+	id, err := c.store.server()
+	if err != nil {
+		return keeping{}, err
+	}
+	known := id != ""
+	if !known {
+		id = raft.ServerID(string(c.id) + "/" + strings.ToLower(rand.Text()[:8]))
+	}
+	if c.store == nil {
+		memory := raft.NewInmemStore()
+		return keeping{id, memory, memory, new(snapshots)}, nil
+	}
+	if !known {
+		if err := c.store.setServer(id); err != nil {
+			return keeping{}, err
+		}
+	}
+	latest, err := c.store.snapshot()
+	return keeping{id, c.store, c.store, &snapshots{store: c.store, latest: latest}}, err
 }
 
 // close hands leadership on if there is somebody to take it, and waits for raft to end. The
@@ -105,10 +144,11 @@ func (v *voter) anonymous(in request) request {
 	return in
 }
 
-// votes reports whether raft here knows this server among the voters, committed or not.
-func (v *voter) votes() bool {
+// listsSelf reports whether raft here has this server among the voters, committed or not, by a
+// list that is no older than the one of the entry configIndex.
+func (v *voter) listsSelf(configIndex uint64) bool {
 	f := v.raft.GetConfiguration()
-	return f.Error() == nil && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
+	return f.Error() == nil && f.Index() >= configIndex && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
 		return s.ID == v.id && s.Suffrage == raft.Voter
 	})
 }

@@ -60,7 +60,7 @@ type watchFrame struct {
 	Recent  []Election `json:"recent,omitempty"` // with State or Entries
 }
 
-// peer is a node to ask; its id is unknown when it is a seed.
+// peer is a node to ask: an id, or the address of a seed.
 type peer struct {
 	id   topology.NodeID
 	addr string
@@ -134,9 +134,9 @@ func (c *Consensus) frameAfter(r watchRequest, at uint64) watchFrame {
 }
 
 // Probe asks a node for a sign of life over a stream, whatever gossip says of it.
-func (c *Consensus) Probe(ctx context.Context, n topology.Node) error {
-	if _, err := c.hear(ctx, peer{n.ID, n.Addr}); err != nil {
-		return fmt.Errorf("probe %s: %w", n.ID, err)
+func (c *Consensus) Probe(ctx context.Context, n topology.NodeID) error {
+	if _, err := c.hear(ctx, peer{id: n}); err != nil {
+		return fmt.Errorf("probe %s: %w", n, err)
 	}
 	return nil
 }
@@ -203,20 +203,20 @@ func (c *Consensus) peers(last peer) []peer {
 	s := c.State()
 	var voters, others []peer
 	for _, server := range s.Servers {
-		if server.Node() != c.self.ID {
-			voters = append(voters, peer{server.Node(), server.Addr})
+		if server.Node() != c.id {
+			voters = append(voters, peer{id: server.Node()})
 		}
 	}
 	for _, n := range s.Roster {
-		if n.ID != c.self.ID && !s.Votes(n.ID) {
-			others = append(others, peer{n.ID, n.Addr})
+		if n.ID != c.id && !s.Votes(n.ID) {
+			others = append(others, peer{id: n.ID})
 		}
 	}
 	shuffle(voters)
 	shuffle(others)
 	list := append(voters, others[:min(len(others), watchOthers)]...)
 	for _, addr := range c.seeds {
-		if !slices.ContainsFunc(list, func(p peer) bool { return p.addr == addr }) {
+		if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Addr == addr }) {
 			list = append(list, peer{addr: addr})
 		}
 	}

@@ -63,9 +63,14 @@ func (l *line) Close() error {
 	return l.Conn.Close()
 }
 
-func (w *wired) Open(ctx context.Context, _ topology.NodeID, addr string, s consensus.Stream) (net.Conn, error) {
+func (w *wired) Open(ctx context.Context, id topology.NodeID, addr string, s consensus.Stream) (net.Conn, error) {
 	w.cable.mu.Lock()
 	to := w.cable.nodes[addr]
+	for _, n := range w.cable.nodes {
+		if n.node.ID == id {
+			to = n
+		}
+	}
 	w.cable.mu.Unlock()
 	if to == nil || to.killed.Load() || w.killed.Load() {
 		<-ctx.Done()
@@ -90,7 +95,7 @@ func (c *cable) start(t *testing.T, b *bench, i int, roles ...string) *wired {
 	if os.Getenv("WEIR_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("on", n.node.ID)
 	}
-	cfg := consensus.Config{Self: n.node, Net: n, Log: log, Bootstrap: i == 1}
+	cfg := consensus.Config{ID: n.node.ID, Net: n, Log: log, Bootstrap: i == 1}
 	if i > 1 {
 		cfg.Seeds = []string{"10.0.0.1:7411"}
 	}

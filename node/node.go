@@ -186,7 +186,7 @@ func (n *Node) join() error {
 		return err
 	}
 	n.consensus, err = consensus.New(consensus.Config{
-		Self: n.self, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n.mux}, Log: n.log,
+		ID: n.self.ID, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n}, Log: n.log,
 		Hooks: n.cfg.Hooks.ofConsensus(),
 	})
 	if err != nil {

@@ -44,12 +44,12 @@ type ledger interface {
 	Changed() <-chan struct{}
 	IsLeader() bool
 	Propose(context.Context, consensus.Command) error
-	Probe(context.Context, topology.Node) error
+	Probe(context.Context, topology.NodeID) error
 }
 
 // electorate changes who votes.
 type electorate interface {
-	AddVoters(ctx context.Context, nodes []topology.Node, prev uint64) (lags topology.NodeID, err error)
+	AddVoters(ctx context.Context, nodes []topology.NodeID, prev uint64) (lags topology.NodeID, err error)
 	RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error
 	TransferLeadership(ctx context.Context, to topology.NodeID) error
 }
@@ -159,23 +159,23 @@ func (o *orchestrator) propose(ctx context.Context, c consensus.Command, what st
 }
 
 // probe returns the nodes that do not answer.
-func (o *orchestrator) probe(ctx context.Context, lost []topology.Node, now time.Time) (dead []topology.NodeID) {
+func (o *orchestrator) probe(ctx context.Context, lost []topology.NodeID, now time.Time) (dead []topology.NodeID) {
 	ctx, cancel := context.WithTimeout(ctx, probeWait)
 	defer cancel()
 	var group sync.WaitGroup
 	var mu sync.Mutex
-	for _, n := range lost {
-		if now.Sub(o.answered[n.ID]) < probeAgain {
+	for _, id := range lost {
+		if now.Sub(o.answered[id]) < probeAgain {
 			continue
 		}
 		group.Go(func() {
-			err := o.ledger.Probe(ctx, n)
+			err := o.ledger.Probe(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
-				o.answered[n.ID] = now
+				o.answered[id] = now
 			} else {
-				dead = append(dead, n.ID)
+				dead = append(dead, id)
 			}
 		})
 	}
@@ -199,7 +199,7 @@ func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]mem
 		alive, left := o.presence(s, members, now)
 		switch c := consensus.ChooseVoters(s, o.self, alive, left, target); {
 		case len(c.Add) > 0:
-			if lags, err := o.voters.AddVoters(ctx, nodesOf(s, c.Add), s.ConfigIndex); err != nil {
+			if lags, err := o.voters.AddVoters(ctx, c.Add, s.ConfigIndex); err != nil {
 				o.log.Info("voters not added, tried again", "nodes", c.Add, "err", err)
 				o.refused[lags] = now
 				return
@@ -274,14 +274,14 @@ func toAdmit(s *consensus.State, members, before map[topology.NodeID]member, sel
 
 // toEvict returns the nodes of the roster that left, and those that seem dead. With unseen those
 // count that gossip has never told us of.
-func toEvict(s *consensus.State, members map[topology.NodeID]member, self topology.NodeID, unseen bool) (left []topology.NodeID, lost []topology.Node) {
+func toEvict(s *consensus.State, members map[topology.NodeID]member, self topology.NodeID, unseen bool) (left, lost []topology.NodeID) {
 	for _, n := range s.Roster {
 		m, known := members[n.ID]
 		switch {
 		case n.ID == self:
 		case !known && !unseen, known && m.node.Boot < n.Boot:
 		case !known, m.state == gossip.StateDead:
-			lost = append(lost, n)
+			lost = append(lost, n.ID)
 		case m.state == gossip.StateLeft:
 			left = append(left, n.ID)
 		}
@@ -293,14 +293,6 @@ func sameMember(a, b member) bool { return a.state == b.state && sameNode(a.node
 
 func sameNode(a, b topology.Node) bool {
 	return a.ID == b.ID && a.Boot == b.Boot && a.Addr == b.Addr && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
-}
-
-func nodesOf(s *consensus.State, ids []topology.NodeID) (nodes []topology.Node) {
-	for _, id := range ids {
-		n, _ := s.Node(id)
-		nodes = append(nodes, n)
-	}
-	return nodes
 }
 
 func idsOf(nodes []topology.Node) (ids []topology.NodeID) {

@@ -73,9 +73,9 @@ func (b *bench) Propose(_ context.Context, c consensus.Command) error {
 	return nil
 }
 
-func (b *bench) Probe(ctx context.Context, n topology.Node) error {
+func (b *bench) Probe(ctx context.Context, id topology.NodeID) error {
 	b.mu.Lock()
-	ok := b.answers[n.ID]
+	ok := b.answers[id]
 	b.mu.Unlock()
 	if ok {
 		return nil
@@ -84,17 +84,17 @@ func (b *bench) Probe(ctx context.Context, n topology.Node) error {
 	return ctx.Err()
 }
 
-func (b *bench) AddVoters(_ context.Context, nodes []topology.Node, _ uint64) (topology.NodeID, error) {
+func (b *bench) AddVoters(_ context.Context, nodes []topology.NodeID, _ uint64) (topology.NodeID, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, id := range idsOf(nodes) {
+	for _, id := range nodes {
 		if strings.HasPrefix(string(id), "bad") {
 			b.note("cannot add %s", id)
 			return id, errors.New("it does not stand")
 		}
 	}
-	b.state.Voters = slices.Concat(b.state.Voters, idsOf(nodes))
-	b.note("add %s", idsOf(nodes))
+	b.state.Voters = slices.Concat(b.state.Voters, nodes)
+	b.note("add %s", nodes)
 	return "", nil
 }
 
@@ -248,7 +248,7 @@ func TestToEvictWaitsForGossip(t *testing.T) {
 	}
 	for unseen, want := range map[bool]string{false: "[]", true: "[c]"} {
 		left, lost := toEvict(s, members, "a", unseen)
-		if got := fmt.Sprint(idsOf(lost)); got != want || len(left) > 0 {
+		if got := fmt.Sprint(lost); got != want || len(left) > 0 {
 			t.Errorf("unseen %v: lost %s, left %s, want %s and none", unseen, got, left, want)
 		}
 	}

@@ -40,6 +40,7 @@ const modules = `
 github.com/hashicorp/memberlist <- gossip
 github.com/hashicorp/raft       <- consensus
 github.com/hashicorp/go-hclog   <- consensus
+go.etcd.io/bbolt               <- consensus
 github.com/quic-go/quic-go      <- stream/mux, node/bench
 github.com/klauspost/compress   <- stream/wire, node/tap
 github.com/goccy/go-yaml        <- node/spec
