@@ -67,6 +67,7 @@ type Inlet struct {
 	idle     int  // handling goroutines that have no records
 	hands    int  // handling goroutines
 	overseen bool // Run looks at the queue by itself
+	paused   bool // nothing is taken
 	closed   bool
 	service  time.Duration        // smoothed time of a handler per record
 	last     time.Duration        // of the last batch
@@ -129,7 +130,7 @@ func (in *Inlet) Run(ctx context.Context) error {
 // goroutine, or has waited for patience because those that there are take long, it wakes or
 // makes one. Then it waits for the next occasion.
 func (in *Inlet) oversee(ctx context.Context, most int) {
-	in.overseen = len(in.queue) > 0 && (in.idle > 0 || in.hands < most)
+	in.overseen = !in.paused && len(in.queue) > 0 && (in.idle > 0 || in.hands < most)
 	if !in.overseen {
 		in.more.Wait()
 		return
@@ -198,8 +199,8 @@ func (in *Inlet) take(b *Batch) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	b.reset()
-	for !in.closed && (len(in.queue) == 0 || in.busy >= in.cfg.Capacity && !in.cfg.Serial) {
-		if len(in.queue) == 0 && in.busy == 0 {
+	for !in.closed && (in.paused || len(in.queue) == 0 || in.busy >= in.cfg.Capacity && !in.cfg.Serial) {
+		if !in.paused && len(in.queue) == 0 && in.busy == 0 {
 			in.starved()
 		}
 		in.work.Wait()
@@ -447,10 +448,14 @@ func (in *Inlet) mark(m wire.Mark) {
 	}
 }
 
-// Fed reports whether a node other than self has a link to the role.
+// Fed reports whether a node other than self has a link to the role. The links of one that is
+// paused do not count once its handlers are done: what they bring is for others.
 func (in *Inlet) Fed(self topology.NodeID) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.paused && in.busy == 0 {
+		return false
+	}
 	for key := range in.links {
 		if key.from != self {
 			return true

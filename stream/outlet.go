@@ -39,8 +39,11 @@ type Outlet struct {
 	cfg  OutletConfig
 	path uint64 // hash of the role, for the paths of its outputs
 
+	ports atomic.Pointer[[]string] // of open edges, for check
+
 	mu      sync.Mutex
-	edges   []*outEdge
+	send    topology.Send
+	edges   []*outEdge      // those that are closed too
 	waiters []chan struct{} // emitters without credit
 	pinned  int64           // bytes, by all senders and orphans
 	failed  bool            // the run must stop: what was nacked stays here
@@ -49,6 +52,7 @@ type Outlet struct {
 // outEdge is one edge that starts at the outlet's role. The outlet's mu guards it.
 type outEdge struct {
 	edge    topology.Edge
+	closed  bool // it gets no new records
 	senders []*Sender
 	turn    int
 	orphans []orphan             // in our custody, without a link: these go before new records
@@ -70,9 +74,7 @@ func NewOutlet(cfg OutletConfig) *Outlet {
 		cfg.Share = cfg.Budget.max
 	}
 	o := &Outlet{cfg: cfg, path: hashString(cfg.Pipeline + "/" + cfg.Role)}
-	for _, e := range cfg.Edges {
-		o.edges = append(o.edges, &outEdge{edge: e, marks: make(map[uint64]wire.Mark)})
-	}
+	o.Revise(cfg.Edges, cfg.Send)
 	return o
 }
 
@@ -94,10 +96,8 @@ func (o *Outlet) check(out *Out) error {
 			return err
 		}
 	}
-	for _, e := range o.edges {
-		if e.edge.Port == out.Port {
-			return nil
-		}
+	if slices.Contains(*o.ports.Load(), out.Port) {
+		return nil
 	}
 	return fmt.Errorf("role %s, port %q: %w", o.cfg.Role, out.Port, ErrNoEdge)
 }
@@ -110,15 +110,24 @@ func (o *Outlet) emit(ctx context.Context, items []item) error {
 	for i := range items {
 		it := &items[i]
 		need := wire.RecordBytes(&it.rec)
-		for _, e := range o.edges {
-			if e.edge.Port != it.port {
+		sent := false
+		for k := 0; k < len(o.edges); k++ { // there may be more after a wait
+			e := o.edges[k]
+			if e.closed || e.edge.Port != it.port {
 				continue
 			}
 			s, err := o.await(ctx, e, need)
 			if err != nil {
 				return err
 			}
+			if s == nil { // closed while we waited: another edge may have come for it
+				if !sent {
+					k = -1
+				}
+				continue
+			}
 			o.push(s, it, need)
+			sent = true
 			if o.split() {
 				break
 			}
@@ -127,7 +136,7 @@ func (o *Outlet) emit(ctx context.Context, items []item) error {
 	return nil
 }
 
-func (o *Outlet) split() bool { return o.cfg.Send == topology.SendSplit }
+func (o *Outlet) split() bool { return o.send == topology.SendSplit }
 
 // offer is emit for one item that never waits: all its edges take it, or none.
 func (o *Outlet) offer(it *item) error {
@@ -136,7 +145,7 @@ func (o *Outlet) offer(it *item) error {
 	need := wire.RecordBytes(&it.rec)
 	var links []*Sender
 	for _, e := range o.edges {
-		if e.edge.Port != it.port {
+		if e.closed || e.edge.Port != it.port {
 			continue
 		}
 		s := o.best(e, need)
@@ -154,9 +163,9 @@ func (o *Outlet) offer(it *item) error {
 	return nil
 }
 
-// await returns a link for a record on edge e, when there is one.
+// await returns a link for a record on edge e, when there is one, nil when e is closed.
 func (o *Outlet) await(ctx context.Context, e *outEdge, need int) (*Sender, error) {
-	for {
+	for !e.closed {
 		if s := o.best(e, need); s != nil {
 			return s, nil
 		}
@@ -168,6 +177,7 @@ func (o *Outlet) await(ctx context.Context, e *outEdge, need int) (*Sender, erro
 			return nil, err
 		}
 	}
+	return nil, nil
 }
 
 // wait gives up mu until something was acked, written or connected here, or, where the node's
@@ -211,7 +221,7 @@ func raise(flag chan struct{}) {
 func (o *Outlet) best(e *outEdge, need int) *Sender {
 	var best *Sender
 	for _, other := range o.edges {
-		if other != e && (!o.split() || other.edge.Port != e.edge.Port) || len(other.orphans) > 0 {
+		if other != e && (!o.split() || other.closed || other.edge.Port != e.edge.Port) || len(other.orphans) > 0 {
 			continue
 		}
 		if s := o.pick(other, need, ""); s != nil && (best == nil || s.untaken() < best.untaken()) {
@@ -305,7 +315,7 @@ func (o *Outlet) Writable() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range o.edges {
-		if o.best(e, 1) == nil {
+		if !e.closed && o.best(e, 1) == nil {
 			return false
 		}
 	}
@@ -313,7 +323,6 @@ func (o *Outlet) Writable() bool {
 }
 
 // ExitCode is the exit code that an error asks for by a method of that name, 0 for none.
-
 func ExitCode(err error) int {
 	var e interface{ ExitCode() int }
 	if errors.As(err, &e) {

@@ -112,6 +112,13 @@ func (s *Sender) drain() {
 }
 
 func (o *Outlet) edge(edge topology.Edge) *outEdge {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.find(edge)
+}
+
+// find is edge; the caller has mu.
+func (o *Outlet) find(edge topology.Edge) *outEdge {
 	for _, e := range o.edges {
 		if e.edge.Port == edge.Port && e.edge.To == edge.To {
 			return e

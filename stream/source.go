@@ -39,7 +39,8 @@ type SourceConfig struct {
 // Source reads one partition of a tap into an outlet and knows how far it is acked without a
 // gap.
 type Source struct {
-	cfg SourceConfig
+	cfg  SourceConfig
+	gate gate
 
 	mu    sync.Mutex
 	roots roots
@@ -192,6 +193,9 @@ func (s *Source) next(ctx, reading context.Context) (Out, Mark, error) {
 	out, mark, err := s.cfg.Reader.Next(reading)
 	if err != nil && reading.Err() != nil && ctx.Err() == nil {
 		err = errStopped
+	}
+	if err == nil {
+		err = s.gate.pass(ctx, reading)
 	}
 	return out, mark, err
 }
