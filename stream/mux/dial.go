@@ -127,11 +127,11 @@ func (m *Mux) dial(ctx context.Context, to target) (*conn, error) {
 
 // greet is the dialler's side of the HELLO.
 func (m *Mux) greet(ctx context.Context, q *quic.Conn, to target) (*conn, error) {
-	certified, key, err := whose(q.ConnectionState().TLS)
+	certified, cert, err := whose(q.ConnectionState().TLS)
 	switch {
 	case err != nil:
 		return nil, err
-	case certified == m.cfg.ID && m.ours(key):
+	case certified == m.cfg.ID && m.ours(cert):
 		return nil, errSelf
 	case to.id != "" && certified != to.id:
 		return nil, fmt.Errorf("%w: %s", ErrNotPeer, certified)

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -29,9 +30,10 @@ const (
 // serverName is the one name in every certificate: who a node is stands in the common name.
 const serverName = "weir"
 
-// keys are what derives from the cluster's secret. Each has a label of its own (RFC 5869, info),
-// so that none says anything about another.
+// keys are what derives from the cluster's secret, and the node's own. Each that derives has a
+// label (RFC 5869, info), so that none says anything about another.
 type keys struct {
+	node    ed25519.PrivateKey // nil: mint makes one
 	cluster [clusterBytes]byte
 	ca      ed25519.PrivateKey
 	// reset follows from the node id too. It outlives a restart, so that a peer hears of it at
@@ -93,8 +95,8 @@ func issuerOf(c *x509.Certificate) string {
 	return cluster
 }
 
-// mint makes a node's key and certificate, and the pool that verifies those of its peers: every
-// node makes the same authority from the secret.
+// mint makes a node's certificate, and the pool that verifies those of its peers: every node
+// makes the same authority from the secret.
 func (k *keys) mint(id topology.NodeID) (tls.Certificate, *x509.CertPool, error) {
 	from, to := validity()
 	authority := &x509.Certificate{
@@ -113,9 +115,11 @@ func (k *keys) mint(id topology.NodeID) (tls.Certificate, *x509.CertPool, error)
 	if authority, err = x509.ParseCertificate(der); err != nil {
 		return tls.Certificate{}, nil, err
 	}
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, nil, err
+	private := k.node
+	if private == nil {
+		if _, private, err = ed25519.GenerateKey(rand.Reader); err != nil {
+			return tls.Certificate{}, nil, err
+		}
 	}
 	leaf := &x509.Certificate{ // its serial number is drawn at random
 		Subject:     pkix.Name{CommonName: string(id)},
@@ -125,7 +129,7 @@ func (k *keys) mint(id topology.NodeID) (tls.Certificate, *x509.CertPool, error)
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	if der, err = x509.CreateCertificate(rand.Reader, leaf, authority, public, k.ca); err != nil {
+	if der, err = x509.CreateCertificate(rand.Reader, leaf, authority, private.Public(), k.ca); err != nil {
 		return tls.Certificate{}, nil, err
 	}
 	pool := x509.NewCertPool()
@@ -153,21 +157,17 @@ func serverTLS(cert tls.Certificate, pool *x509.CertPool) *tls.Config {
 	}
 }
 
-// whose is the node id and the key in the certificate the peer has shown.
-func whose(state tls.ConnectionState) (topology.NodeID, ed25519.PublicKey, error) {
+// whose is the node id in the certificate the peer has shown, and that.
+func whose(state tls.ConnectionState) (topology.NodeID, *x509.Certificate, error) {
 	if len(state.PeerCertificates) == 0 {
 		return "", nil, errors.New("the peer has shown no certificate")
 	}
 	leaf := state.PeerCertificates[0]
-	public, ok := leaf.PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return "", nil, errors.New("the key in the peer's certificate is not ed25519")
-	}
-	return topology.NodeID(leaf.Subject.CommonName), public, nil
+	return topology.NodeID(leaf.Subject.CommonName), leaf, nil
 }
 
-// ours reports whether a certificate's key is our own: then the peer is ourselves.
-func (m *Mux) ours(public ed25519.PublicKey) bool {
-	private, ok := m.client.Certificates[0].PrivateKey.(ed25519.PrivateKey)
-	return ok && public.Equal(private.Public())
+// ours reports whether a certificate is our own: then the peer is ourselves. Each start mints
+// another, so a node that has our id and key, from a copy of our data dir, is none of us.
+func (m *Mux) ours(c *x509.Certificate) bool {
+	return bytes.Equal(c.Raw, m.client.Certificates[0].Certificate[0])
 }

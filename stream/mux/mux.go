@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -60,9 +61,11 @@ type Config struct {
 	Secret []byte          // 32 bytes; every key derives from it
 	ID     topology.NodeID // 1 to 64 bytes
 	Boot   uint64          // counts the node's starts, from 1
-	LogID  func() uint64   // 0, or nil: none yet, which matches every other
-	Epoch  func() uint64   // nil: 0
-	Log    *slog.Logger    // nil: discard
+	// Key is the node's own, the same over its restarts; nil: made for this one.
+	Key   ed25519.PrivateKey
+	LogID func() uint64 // 0, or nil: none yet, which matches every other
+	Epoch func() uint64 // nil: 0
+	Log   *slog.Logger  // nil: discard
 	// Reached is told of rare branches taken: the simulator's; nil: nobody.
 	Reached func(branch string)
 }
@@ -133,6 +136,7 @@ func New(cfg Config) (*Mux, error) {
 	if err := checkClock(time.Now()); err != nil {
 		return nil, fmt.Errorf("mux: %w", err)
 	}
+	keys.node = cfg.Key
 	cert, pool, err := keys.mint(cfg.ID)
 	if err != nil {
 		return nil, fmt.Errorf("mux: mint certificate of %s: %w", cfg.ID, err)
@@ -255,6 +259,12 @@ func (m *Mux) Peers() []Peer {
 
 // ClusterID names the cluster: 16 hex digits that follow from its secret.
 func (m *Mux) ClusterID() string { return hex.EncodeToString(m.keys.cluster[:]) }
+
+// ClusterID names the cluster of a secret.
+func ClusterID(secret []byte) (string, error) {
+	k, err := deriveKeys(secret, "")
+	return hex.EncodeToString(k.cluster[:]), err
+}
 
 // self is what a peer would see of us.
 func (m *Mux) self() Peer {
