@@ -30,9 +30,15 @@ type Config struct {
 	Advertise string              // host:port told to others; "" = the address bound
 	HTTP      string              // host:port of the API on loopback; "" = none
 	Socket    string              // path of the API's Unix socket; "" = none
+	DataDir   string              // where what a restart needs is kept, one node's alone; "" = nothing is kept
 	Memory    int64               // bytes of records held; 0 = 64 MiB
 	Voters    int                 // target number of raft voters, 1 to 5; 0 = 3
 	Conn      net.PacketConn      // instead of Listen: the simulator's
 	Hooks     *Hooks              // the simulator's; nil = none
 	Log       *slog.Logger        // nil = discard
+
+	// Broken is told, from any goroutine, that DataDir can no longer be written, and should end the
+	// process there and then: a call to a disk that hangs cannot be waited for. nil: Run ends with
+	// the error, if it can.
+	Broken func(error)
 }

@@ -17,6 +17,7 @@ import (
 // return at once.
 type Hooks struct {
 	stream.Hooks
+	NoSync  bool              // the data dir need not survive the machine: a restart is a new Node on the same directory
 	Elected func(term uint64) // the node leads in that term
 	State   func(StateSeen)   // the node holds this for agreed
 	Layout  func(epoch uint64, links []topology.Link)
@@ -66,6 +67,8 @@ func (h *Hooks) deaf(ctx context.Context) {
 		<-ctx.Done()
 	}
 }
+
+func (h *Hooks) noSync() bool { return h != nil && h.NoSync }
 
 func (h *Hooks) ofStream() *stream.Hooks {
 	if h == nil {

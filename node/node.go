@@ -43,6 +43,8 @@ const (
 	// leaveTimeout is how long a node that leaves waits for the log to say so: some elections,
 	// and less than what those who stop it wait before they kill it (up: 5 s).
 	leaveTimeout = 2 * time.Second
+	// idBytesMax is the longest name of a node, in bytes (mux).
+	idBytesMax = 64
 	// memoryMin is the least memory of a node: a batch for each of a few links.
 	memoryMin = 1 << 20
 )
@@ -51,6 +53,7 @@ const (
 type Node struct {
 	cfg    Config
 	self   topology.Node
+	dir    *dataDir
 	conn   net.PacketConn
 	log    *slog.Logger
 	budget *stream.Budget
@@ -74,24 +77,21 @@ func New(cfg Config) (*Node, error) {
 		cfg.Secret = make([]byte, secretBytes)
 		_, _ = rand.Read(cfg.Secret) // never fails (crypto/rand)
 	}
-	if cfg.ID == "" {
-		cfg.ID = newID(cfg.Roles)
+	dir, err := openDataDir(cfg)
+	if err != nil {
+		return nil, err
 	}
 	addr := cfg.Advertise
 	if cfg.Conn == nil {
-		var err error
 		if cfg.Conn, addr, err = bind(cfg); err != nil {
-			return nil, err
+			return nil, errors.Join(err, dir.close())
 		}
 	}
-	n := &Node{cfg: cfg, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
-	n.self = topology.Node{ID: cfg.ID, Boot: 1, Addr: cmp.Or(addr, cfg.Conn.LocalAddr().String()), Tags: cfg.Tags}
-	for _, r := range cfg.Roles {
-		n.self.Roles = append(n.self.Roles, r.Name)
-	}
-	n.log = cfg.Log.With("node", cfg.ID)
+	n := &Node{cfg: cfg, dir: dir, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
+	n.self = topology.Node{ID: dir.ID, Boot: dir.Boot, Addr: cmp.Or(addr, cfg.Conn.LocalAddr().String()), Roles: namesOf(cfg.Roles), Tags: cfg.Tags}
+	n.log = cfg.Log.With("node", dir.ID)
 	if err := n.join(); err != nil {
-		return nil, errors.Join(err, cfg.Conn.Close())
+		return nil, errors.Join(err, cfg.Conn.Close(), dir.close())
 	}
 	return n, nil
 }
@@ -162,23 +162,28 @@ func checkHTTP(addr string) error {
 	return nil
 }
 
-// newID names a node for this run: its first role, so that people know it again, and a random
+// NewID names a node for this run: its first role, so that people know it again, and a random
 // part, so that no other run has it.
-func newID(roles []Role) topology.NodeID {
-	name := "node"
-	if len(roles) > 0 {
-		name = roles[0].Name[strings.LastIndex(roles[0].Name, "/")+1:]
-	}
+func NewID(role string) topology.NodeID {
+	name := role[strings.LastIndex(role, "/")+1:]
 	b := make([]byte, 5)
 	_, _ = rand.Read(b)
-	return topology.NodeID(name + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b)))
+	random := "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b))
+	return topology.NodeID(name[:min(len(name), idBytesMax-len(random))] + random)
+}
+
+func namesOf(roles []Role) (names []string) {
+	for _, r := range roles {
+		names = append(names, r.Name)
+	}
+	return names
 }
 
 // join builds the rooms on each other.
 func (n *Node) join() error {
 	var err error
 	n.mux, err = mux.New(mux.Config{
-		Conn: n.conn, Secret: n.cfg.Secret, ID: n.self.ID, Boot: n.self.Boot, Log: n.log,
+		Conn: n.conn, Secret: n.cfg.Secret, ID: n.self.ID, Boot: n.self.Boot, Key: n.dir.key(), Log: n.log,
 		LogID: func() uint64 { return n.consensus.State().LogID },
 		Epoch: func() uint64 { return n.consensus.State().Epoch }, Reached: n.cfg.Hooks.ofMux(),
 	})
@@ -186,7 +191,7 @@ func (n *Node) join() error {
 		return err
 	}
 	n.consensus, err = consensus.New(consensus.Config{
-		ID: n.self.ID, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n}, Log: n.log,
+		ID: n.self.ID, Bootstrap: len(n.cfg.Join) == 0, Seeds: n.cfg.Join, Net: consensusNet{n}, Store: n.dir.store, Log: n.log,
 		Hooks: n.cfg.Hooks.ofConsensus(),
 	})
 	if err != nil {
@@ -194,7 +199,7 @@ func (n *Node) join() error {
 	}
 	n.gossip, err = gossip.New(gossip.Config{
 		Self: gossip.Member{ID: n.self.ID, Addr: n.self.Addr, Boot: n.self.Boot, Roles: n.self.Roles, Tags: n.self.Tags, Version: Version},
-		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.cfg.Join, Log: n.log,
+		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.seeds(), Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -213,6 +218,9 @@ func (n *Node) join() error {
 // Addr is the address that the node tells others: of its one UDP port.
 func (n *Node) Addr() string { return n.self.Addr }
 
+// Cluster names the cluster: 16 hex digits that follow from its secret.
+func (n *Node) Cluster() string { return n.mux.ClusterID() }
+
 // ID is the node's name.
 func (n *Node) ID() topology.NodeID { return n.self.ID }
 
@@ -222,7 +230,8 @@ var ErrKilled = errors.New("the node is killed")
 
 // Run runs the node until ctx is done, then leaves the cluster in good order, unless the cause is
 // ErrKilled, and returns with nothing running. Any other end is an error.
-func (n *Node) Run(ctx context.Context) error {
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, n.dir.close()) }()
 	listeners, err := n.listenAPI()
 	if err != nil {
 		return errors.Join(err, n.conn.Close())
