@@ -40,6 +40,9 @@ func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeI
 		there += truth(alive[n.ID])
 	}
 	size := min(target, max(there, staying))
+	if size == 0 {
+		return Change{} // all have left, this node among them: it leads until it is gone
+	}
 	size -= 1 - size%2 // odd
 	ranked := rank(s, alive, there < target)
 	wanted := ranked[:min(size, len(ranked))]

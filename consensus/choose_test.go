@@ -53,6 +53,7 @@ func TestChooseVoters(t *testing.T) {
 		want                             Change
 	}{
 		{"nobody admitted yet", "", "t", "", "", "t", Change{}},
+		{"all have left", "", "t x y", "", "t x y", "t", Change{}},
 		{"alone", "t=tap", "t", "", "", "t", Change{}},
 		{"two nodes: the first keeps its vote", "t=tap a", "t", "", "", "t", Change{}},
 		{"three nodes: all vote", "t=tap a d=db", "t", "", "", "t", Change{Add: ids("a d")}},
