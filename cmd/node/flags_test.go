@@ -99,7 +99,8 @@ func TestUsage(t *testing.T) {
 		{"status --addr x", 2, "an address is unix:PATH, HOST:PORT or http://HOST:PORT"},
 		{"status --addr http://127.0.0.1:1", 69, "no node answers at http://127.0.0.1:1"},
 		{"status --addr 127.0.0.1:1", 69, "no node answers at 127.0.0.1:1"},
-		{"start --role a", 2, "--role needs --file"},
+		{"cluster nosuch", 2, "unknown command"},
+		{"cluster init x", 2, "unknown command"},
 		{"start --join 127.0.0.1:1", 2, "--join needs the secret of the cluster"},
 	}
 	t.Setenv(secretEnv, "")

@@ -84,6 +84,6 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 		return cmd.Help()
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError("--%s %s", err) })
-	root.AddCommand(newPipe(), newUp(), newStart(), newLint(), newStatus(), newSim(), newBench(), newBenchNode(), newVersion())
+	root.AddCommand(newPipe(), newUp(), newStart(), newCluster(), newLint(), newStatus(), newSim(), newBench(), newBenchNode(), newVersion())
 	return root
 }
