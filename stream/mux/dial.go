@@ -98,7 +98,7 @@ func (m *Mux) dial(ctx context.Context, to target) (*conn, error) {
 	conf.NextProtos = []string{to.class.alpn()}
 	dialCtx, cancel := context.WithTimeout(ctx, handshakeMax)
 	defer cancel()
-	q, err := m.tr.Dial(dialCtx, addr, conf, quicConfig())
+	q, err := m.tr.Dial(dialCtx, addr, conf, m.quicConfigFor(addr))
 	if err != nil && ctx.Err() != nil {
 		return nil, ErrClosed
 	}

@@ -285,6 +285,30 @@ func TestT4SmallPackets(t *testing.T) {
 	}
 }
 
+// T4: only between real sockets on loopback packets are larger.
+func TestT4Loopback(t *testing.T) {
+	real, other := udp(t), &sizer{UDPConn: udp(t)}
+	if !isLoopbackWide(real) || isLoopbackWide(other) {
+		t.Fatalf("loopback is wide for a UDPConn: %t, for another conn: %t; want true, false", isLoopbackWide(real), isLoopbackWide(other))
+	}
+	n1, n2 := start(t, real, "n1"), start(t, other, "n2")
+	for addr, want := range map[string]uint16{
+		"127.0.0.1:1": loopbackPacketBytes, "127.8.9.10:1": loopbackPacketBytes, "[::1]:1": loopbackPacketBytes,
+		"[::ffff:127.0.0.1]:1": loopbackPacketBytes, "10.0.0.1:1": 0, "[fe80::1]:1": 0, "0.0.0.0:1": 0,
+	} {
+		to, err := net.ResolveUDPAddr("udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := n1.quicConfigFor(to).InitialPacketSize; got != want {
+			t.Errorf("packets to %s have %d bytes, want %d (0: quic-go's 1280)", addr, got, want)
+		}
+		if got := n2.quicConfigFor(to).InitialPacketSize; got != 0 {
+			t.Errorf("over another conn, packets to %s have %d bytes", addr, got)
+		}
+	}
+}
+
 // T5: a dial that succeeds is not an acceptance: nothing is up before the answer to HELLO.
 func TestT5DialIsNotAcceptance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -98,6 +98,8 @@ type Mux struct {
 	server *tls.Config
 	tr     *quic.Transport
 
+	loopbackWide bool // see isLoopbackWide
+
 	// constant once Run is called
 	handlers map[Kind]handler
 	packets  func(b []byte, from net.Addr)
@@ -152,6 +154,8 @@ func New(cfg Config) (*Mux, error) {
 		ring:     make(chan packet, ringPackets),
 		work:     make(chan func(context.Context)),
 		done:     make(chan struct{}),
+
+		loopbackWide: isLoopbackWide(cfg.Conn),
 	}
 	m.handlers[KindBeat] = echo
 	m.tr = &quic.Transport{
@@ -181,7 +185,9 @@ func (m *Mux) HandlePacket(h func(b []byte, from net.Addr)) { m.packets = h }
 func (m *Mux) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ln, err := m.tr.Listen(m.server, quicConfig())
+	conf := quicConfig()
+	conf.GetConfigForClient = func(c *quic.ClientInfo) (*quic.Config, error) { return m.quicConfigFor(c.RemoteAddr), nil }
+	ln, err := m.tr.Listen(m.server, conf)
 	if err != nil {
 		close(m.done)
 		return errors.Join(fmt.Errorf("listen on %s: %w", m.cfg.Conn.LocalAddr(), err), m.cfg.Conn.Close())
