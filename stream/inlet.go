@@ -313,7 +313,7 @@ func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Dura
 	done := ackBatch{slabs: &in.cfg.Budget.slabs}
 	for i, t := range b.trees {
 		reason := b.emitters[i].nack
-		r, seq := t.owner.(*Receiver), t.seq
+		r, seq := t.slab.owner.(*Receiver), t.seq
 		t.nacked = reason != nil
 		if t.nacked && ctx.Err() == nil {
 			r.nack(seq, reason)

@@ -15,7 +15,6 @@ type tree struct {
 	left   int32 // atomic once shared
 	nacked bool  // set by the handler's goroutine before its own done: never acked
 	seq    uint64
-	owner  owner
 	slab   *slab
 }
 
@@ -27,6 +26,7 @@ type owner interface {
 
 // slab holds the trees of one batch, so that they are made and dropped together.
 type slab struct {
+	owner owner // of all of them
 	trees []tree
 	live  atomic.Int32 // trees not yet finished
 }
@@ -44,22 +44,22 @@ func (p *slabs) get(n int, o owner, first uint64) *slab {
 	if s == nil {
 		s = &slab{trees: make([]tree, 1<<class)}
 	}
+	s.owner = o
 	s.live.Store(int32(n))
 	for i := range s.trees[:n] {
-		s.trees[i] = tree{left: 1, seq: first + uint64(i), owner: o, slab: s}
+		s.trees[i] = tree{left: 1, seq: first + uint64(i), slab: s}
 	}
 	return s
 }
 
 func (p *slabs) put(s *slab) { p[bits.Len(uint(len(s.trees)-1))].Put(s) }
 
-// ackBatch gathers finished inputs into ranges, so that their owners are told of many at once.
-// Flush it when done.
+// ackBatch gathers finished inputs of a slab into ranges, so that their owner is told of many at
+// once. Flush it when done.
 type ackBatch struct {
-	owner  owner
-	lo, hi uint64
-	slab   *slab // of the last finished trees, and how many of it are
-	trees  int32
+	slab   *slab  // nil: none yet
+	trees  int32  // of slab, finished
+	lo, hi uint64 // not told yet
 	slabs  *slabs
 }
 
@@ -70,39 +70,37 @@ func (a *ackBatch) done(t *tree) bool {
 		return false
 	}
 	if t.slab != a.slab {
-		a.freeTrees()
+		a.flush()
 		a.slab = t.slab
 	}
 	a.trees++
 	if t.nacked {
 		return true
 	}
-	if a.owner == t.owner && t.seq == a.hi {
-		a.hi++
-		return true
+	if t.seq != a.hi {
+		a.tell()
+		a.lo, a.hi = t.seq, t.seq
 	}
-	a.tell()
-	a.owner, a.lo, a.hi = t.owner, t.seq, t.seq+1
+	a.hi++
 	return true
 }
 
-// flush tells the last owner.
-func (a *ackBatch) flush() {
-	a.tell()
-	a.freeTrees()
-	a.slab = nil
-}
-
+// tell tells the owner of the range.
 func (a *ackBatch) tell() {
-	if a.owner != nil {
-		a.owner.ack(a.lo, a.hi)
-		a.owner = nil
+	if a.lo < a.hi {
+		a.slab.owner.ack(a.lo, a.hi)
+		a.lo = a.hi
 	}
 }
 
-func (a *ackBatch) freeTrees() {
-	if a.slab != nil && a.slab.live.Add(-a.trees) == 0 {
+// flush tells the owner of all and lets go of the slab.
+func (a *ackBatch) flush() {
+	if a.slab == nil {
+		return
+	}
+	a.tell()
+	if a.slab.live.Add(-a.trees) == 0 {
 		a.slabs.put(a.slab)
 	}
-	a.trees = 0
+	a.slab, a.trees = nil, 0
 }
