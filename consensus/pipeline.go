@@ -27,6 +27,9 @@ type Pipeline struct {
 	// Leaving is what earlier versions had and this one has not. It stays until nothing is in
 	// flight there.
 	Leaving Leaving `json:"leaving,omitzero"`
+
+	// Opened is what its sinks have emptied since it was made, or failed and was made again.
+	Opened []Opening `json:"opened,omitempty"`
 }
 
 // Leaving is a part of a graph that ends: its edges get no new records from roles that stay, its
@@ -86,6 +89,9 @@ func (s *State) Revise(p topology.Pipeline) (Pipeline, error) {
 	}
 	p.Version = old.Version + 1
 	next := Pipeline{Pipeline: p, Paused: old.Paused}
+	if old.Failed == nil {
+		next.Opened = old.Opened
+	}
 	for _, role := range old.PausedRoles {
 		if _, stays := p.Role(role); stays {
 			next.PausedRoles = append(next.PausedRoles, role)
@@ -97,6 +103,11 @@ func (s *State) Revise(p topology.Pipeline) (Pipeline, error) {
 	}
 	if err := fits(before, p); err != nil {
 		return Pipeline{}, err
+	}
+	for _, r := range p.Roles {
+		if r.Kind == topology.KindTap && old.Leaves(r.Name) {
+			return Pipeline{}, fmt.Errorf("pipeline %s: role %s is still ending: apply again when weir status shows it no more", p.Name, r.Name)
+		}
 	}
 	next.Leaving = leaving(before, p)
 	if err := next.Whole().Graph.Check(); err != nil {

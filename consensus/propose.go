@@ -36,8 +36,13 @@ type verdict struct {
 	Refused   string `json:"refused,omitempty"`
 }
 
+// Refusal is why the State, as the leader has it, does not take a command.
+type Refusal string
+
+func (r Refusal) Error() string { return string(r) }
+
 // Propose puts a command into the log, through the leader wherever it is. It returns nil when
-// the leader has applied it, ErrNoLeader when it finds none within 3 s or until ctx is done: the
+// the leader has applied it, a Refusal when that refused it, ErrNoLeader when it finds none within 3 s or until ctx is done: the
 // command may be in the log all the same. All commands may be proposed twice. It may outlast
 // ctx by an election.
 func (c *Consensus) Propose(ctx context.Context, cmd Command) error {
@@ -84,7 +89,7 @@ func (c *Consensus) proposeOnce(ctx context.Context, b []byte) error {
 		case err != nil:
 			last = fmt.Errorf("%w (%s: %v)", ErrNoLeader, server.Node(), err)
 		case v.Refused != "":
-			return errors.New(v.Refused)
+			return Refusal(v.Refused)
 		case !v.NotLeader:
 			return nil
 		}
@@ -132,8 +137,10 @@ func (c *Consensus) proposeHere(b []byte) error {
 	f := v.raft.Apply(b, callWait)
 	switch err := f.Error(); {
 	case err == nil:
-		refused, _ := f.Response().(error)
-		return refused
+		if refused, _ := f.Response().(error); refused != nil {
+			return Refusal(refused.Error())
+		}
+		return nil
 	case errors.Is(err, raft.ErrNotLeader):
 		return ErrNotLeader
 	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress),
@@ -181,7 +188,7 @@ func (c *Consensus) proposeFor(b []byte) error {
 		return fmt.Errorf("the leader knows commands of version %d, not %d: run a newer program there", commandVersion, cmd.Version)
 	}
 	switch cmd.Kind {
-	case kindAdmit, kindEvict, kindCreate, kindFail:
+	case kindAdmit, kindEvict, kindCreate, kindFail, kindOpen:
 		return c.proposeHere(b)
 	default:
 		return fmt.Errorf("the leader takes no %q from others", cmd.Kind)

@@ -121,10 +121,11 @@ type Command struct {
 	Left     bool               `json:"left,omitempty"`     // evict
 	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create, apply
 	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version
-	Name     string             `json:"name,omitempty"`     // fail, settle, pause
+	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open
 	Role     string             `json:"role,omitempty"`     // pause; "" = the whole pipeline
 	Paused   bool               `json:"paused,omitempty"`   // pause; false: go on
 	Failure  *Failure           `json:"failure,omitempty"`  // fail
+	Opening  *Opening           `json:"opening,omitempty"`  // open
 	LogID    uint64             `json:"log_id,omitempty"`   // leader: the name of a log that has none
 }
 
@@ -139,6 +140,7 @@ const (
 	kindSettle commandKind = "settle"
 	kindPause  commandKind = "pause"
 	kindFail   commandKind = "fail"
+	kindOpen   commandKind = "open"
 )
 
 // Admit takes nodes into the roster, or changes them there. A node of an older boot, or of one
@@ -228,6 +230,8 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 		refused = n.pause(c.Name, c.Role, c.Paused)
 	case kindFail:
 		refused = n.fail(c.Name, c.Failure)
+	case kindOpen:
+		refused = n.open(c.Name, c.Opening)
 	default:
 		return nil, nil, fmt.Errorf("entry %d: %w: its kind is %q", e.Index, errCannotApply, c.Kind)
 	}

@@ -1,0 +1,34 @@
+package consensus
+
+import (
+	"testing"
+
+	"weir/topology"
+)
+
+func TestOpenings(t *testing.T) {
+	p := topology.Pipeline{Name: "p", Roles: []topology.Role{{Name: "out", Kind: topology.KindSink}}}
+	commands := []Command{Create(p), Open("p", Opening{7, 1}), Open("p", Opening{7, 2}), Open("p", Opening{8, 3})}
+	s, _ := applied(t, commands...)
+	q, _ := s.Pipeline("p")
+	for file, want := range map[uint64]uint64{7: 1, 8: 3, 9: 0} {
+		if by, ok := q.OpenedBy(file); by != want || ok != (want > 0) {
+			t.Errorf("file %d was opened by %d, %v; want %d", file, by, ok, want)
+		}
+	}
+	if s.Epoch != 1 {
+		t.Errorf("openings raised the epoch to %d", s.Epoch)
+	}
+	p.RecordMax = 5
+	for _, failed := range []bool{false, true} {
+		if failed {
+			s, _ = applied(t, append(commands, Fail("p", "why", 1))...)
+		}
+		if next, err := s.Revise(p); err != nil || len(next.Opened) > 0 == failed {
+			t.Errorf("failed %v: revised to %+v, %v", failed, next, err)
+		}
+	}
+	if s, refused := applied(t, Open("none", Opening{1, 1})); refused == nil || s.Epoch != 0 {
+		t.Errorf("a file of no pipeline was opened: %v", refused)
+	}
+}
