@@ -41,7 +41,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 		have := strings.Join(slices.Sorted(maps.Keys(f.Roles)), ", ")
 		return Role{}, fmt.Errorf("pipeline %s has no role %s: it has %s", f.Pipeline.Name, role, have)
 	}
-	made := Role{Name: role, Capacity: r.Capacity}
+	made := Role{Name: role, Capacity: r.Capacity, Program: f.Program(name)}
 	var err error
 	switch {
 	case r.Tap != nil:
@@ -92,7 +92,7 @@ func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, er
 func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 	switch {
 	case s.File != "":
-		return sink.OpenFile(strings.ReplaceAll(s.File, "{node}", string(opt.Node)))
+		return sink.OpenFile(strings.ReplaceAll(s.File, "{node}", string(opt.Node)), s.Append)
 	case s.Discard:
 		return sink.Discard(), nil
 	}

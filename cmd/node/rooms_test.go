@@ -42,7 +42,7 @@ github.com/hashicorp/raft       <- consensus
 github.com/hashicorp/go-hclog   <- consensus
 go.etcd.io/bbolt               <- consensus
 github.com/quic-go/quic-go      <- stream/mux, node/bench
-github.com/klauspost/compress   <- stream/wire, node/tap
+github.com/klauspost/compress   <- stream/wire, node/tap, node/sink
 github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node

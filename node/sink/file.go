@@ -14,15 +14,16 @@ import (
 )
 
 // OpenFile opens the file at path, or makes it, and locks it until Close: a second OpenFile, on
-// this machine, is refused. What the file holds stays until a run begins: see Begin.
+// this machine, is refused. What the file holds stays until a run begins (see Begin), and with
+// keep it stays then too, as with `>>`. A name that ends in .gz or .zst has its text packed.
 //
 // A Write that returned nil survives a power cut. One that failed is taken back; it may be tried
 // again.
 //
 // A path that is no regular file (a pipe, a terminal, /dev/null) is written to as Writer does:
-// nothing of it is emptied, locked or made durable, and it has no Begin. Opening a named pipe
-// waits for its reader.
-func OpenFile(path string) (stream.Sink, error) {
+// nothing of it is emptied, locked, packed or made durable, and it has no Begin. Opening a named
+// pipe waits for its reader.
+func OpenFile(path string, keep bool) (stream.Sink, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, err
@@ -35,7 +36,7 @@ func OpenFile(path string) (stream.Sink, error) {
 	if !info.Mode().IsRegular() {
 		return &writer{w: f, name: path, closer: f}, nil
 	}
-	s := &file{path: path}
+	s := &file{path: path, keep: keep, packing: packingOf(path)}
 	if err := s.take(f); err != nil {
 		return nil, err
 	}
@@ -114,11 +115,15 @@ func (e *DiskError) ExitCode() int { return 74 }
 // file is the sink of a regular file.
 type file struct {
 	unseen
-	path  string
-	f     *os.File // locked; nil when closed
-	begun bool     // size is known
-	size  int64    // bytes, all durable
-	buf   []byte
+	path    string
+	keep    bool     // a fresh run writes behind what is there
+	packing *packing // nil: text as it is
+
+	f      *os.File // locked; nil when closed
+	begun  bool     // size is known
+	size   int64    // bytes, all durable
+	buf    []byte
+	packed []byte
 }
 
 // take locks f and keeps it, or closes it.
@@ -131,10 +136,14 @@ func (s *file) take(f *os.File) error {
 	return nil
 }
 
+// Path is the file's: whoever begins a run remembers by it that it did.
+func (s *file) Path() string { return s.path }
+
 // Begin readies the file for a run of its pipeline: a fresh one replaces what is there, as `>`
-// does; one that goes on, after a restart of its node, writes behind it. A last line that has no
-// end is cut off: its Write was not acked and comes again. Begin opens the file again where it was
-// closed. Write does as Begin of a fresh run where nobody called it.
+// does; one that goes on, after a restart of its node, writes behind it. A last line, or part of a
+// packed file, that is not all there is cut off then: its Write was not acked and comes again.
+// Begin opens the file again where it was closed. Write does as Begin of a fresh run where nobody
+// called it.
 func (s *file) Begin(ctx context.Context, fresh bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -148,16 +157,22 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	size := int64(0)
-	if !fresh {
+	var size int64
+	if s.keep || !fresh {
 		var err error
-		if size, err = wholeLines(s.path); err != nil {
-			return newDiskError(s.path, err)
+		if size, err = s.end(fresh); err != nil {
+			return err
 		}
 	}
 	err := s.f.Truncate(size)
 	if err == nil {
 		err = syncDir(filepath.Dir(s.path))
+	}
+	if err == nil && s.packing != nil && size == 0 { // no bytes at all would not be a packed file
+		s.packed = s.packing.pack(s.packed[:0], nil)
+		var n int
+		n, err = s.f.WriteAt(s.packed, 0)
+		size = int64(n)
 	}
 	if err != nil {
 		return newDiskError(s.path, err)
@@ -166,13 +181,38 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 	return nil
 }
 
-// wholeLines is how many bytes of the file at path are lines with their ends.
-func wholeLines(path string) (int64, error) {
-	f, err := os.Open(path)
+// end is where a run goes on to write.
+func (s *file) end(fresh bool) (int64, error) {
+	f, err := os.Open(s.path)
 	if err != nil {
-		return 0, err
+		return 0, newDiskError(s.path, err)
 	}
 	defer f.Close() // it was only read
+	if s.packing != nil {
+		size, err := s.packing.whole(f)
+		if damaged, ok := errors.AsType[*DamagedError](err); ok {
+			damaged.Path = s.path
+			return 0, damaged
+		}
+		return size, err
+	}
+	size, err := wholeLines(f)
+	if err == nil && fresh {
+		// The last line may be of another program, which wrote no end.
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && info.Size() > size {
+			_, err = s.f.WriteAt([]byte{'\n'}, info.Size())
+			size = info.Size() + 1
+		}
+	}
+	if err != nil {
+		return 0, newDiskError(s.path, err)
+	}
+	return size, nil
+}
+
+// wholeLines is how many bytes of f are lines with their ends.
+func wholeLines(f *os.File) (int64, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return 0, err
@@ -209,10 +249,17 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
 	end := s.size
 	var err error
 	s.buf, err = gather(s.buf, rs, func(p []byte) error {
+		if s.packing != nil {
+			s.packed = s.packing.pack(s.packed[:0], p)
+			p = s.packed
+		}
 		n, err := s.f.WriteAt(p, end)
 		end += int64(n)
 		return err
 	})
+	if cap(s.packed) > bufferKeepMax {
+		s.packed = nil
+	}
 	if err == nil {
 		err = s.f.Sync()
 	}

@@ -3,6 +3,8 @@
 //
 //	[]Record ──Write──> body \n body \n … ──> fsync ──> nil: the records are acked
 //
+// A file named .gz or .zst is packed, each part by itself.
+//
 // No sink here removes duplicates yet: Load answers nil, and what Write is given as seen is not
 // kept, so a record that comes twice is written twice.
 //

@@ -48,7 +48,10 @@ func Parse(name string, text []byte, set map[string]string) (*File, error) {
 }
 
 func (d *decoder) file(doc ast.Node) (*File, error) {
-	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos)}
+	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos), written: make(map[string]Role)}
+	asWritten := *d // puts marks in, which no file can have
+	asWritten.dir = "\x01"
+	asWritten.lookup = func(name string) (string, bool) { return "\x01" + name, true }
 	p := &f.Pipeline
 	var edges ast.Node
 	err := d.mapping(doc, "the file", keys{
@@ -64,7 +67,9 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 		"roles": func(_, v ast.Node) error {
 			return d.each(v, "roles", func(name string, at, v ast.Node) (err error) {
 				d.rolesAt[name], f.places[name] = at, d.pos(at)
-				f.Roles[name], err = d.role(name, at, v)
+				if f.Roles[name], err = d.role(name, at, v); err == nil {
+					f.written[name], err = asWritten.role(name, at, v)
+				}
 				return err
 			})
 		},

@@ -56,9 +56,15 @@ func (d *decoder) sink(n ast.Node) (*Sink, error) {
 		return &s, nil
 	}
 	kinds := []string{"file", "stdout", "discard"}
+	var appendAt ast.Node
 	err := d.one(n, "sink", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
 			s.File, err = d.path(v, "file")
+			return err
+		},
+		"append": func(at, v ast.Node) error {
+			word, err := d.word(v, "append", []string{"true", "false"})
+			s.Append, appendAt = word == "true", at
 			return err
 		},
 		"stdout": func(_, v ast.Node) error {
@@ -69,11 +75,14 @@ func (d *decoder) sink(n ast.Node) (*Sink, error) {
 			s.Discard = true
 			return d.yes(v, "discard")
 		},
-	}, "append", "directory", "http", "redis", "postgres", "sqlite", "program", "exec", "sink-grace")
+	}, "directory", "http", "redis", "postgres", "sqlite", "program", "exec", "sink-grace")
+	if err == nil && appendAt != nil && s.File == "" {
+		err = d.fail(appendAt, "sink has append, which goes with file")
+	}
 	return &s, err
 }
 
-// one reads the mapping n that has exactly one of known.
+// one reads the mapping n that has exactly one of kinds.
 func (d *decoder) one(n ast.Node, what string, kinds []string, known keys, later ...string) error {
 	if s, ok := scalar(n); ok {
 		if slices.Contains(later, s) {
@@ -84,8 +93,13 @@ func (d *decoder) one(n ast.Node, what string, kinds []string, known keys, later
 	if err := d.mapping(n, what, known, later...); err != nil {
 		return err
 	}
-	m := n.(*ast.MappingNode) // mapping has said so
-	if len(m.Values) != 1 {
+	count := 0
+	for _, v := range n.(*ast.MappingNode).Values { // mapping has said so
+		if slices.Contains(kinds, keyText(v.Key)) {
+			count++
+		}
+	}
+	if count != 1 {
 		return d.fail(n, "%s must have exactly one of %s", what, list(kinds))
 	}
 	return nil

@@ -223,11 +223,6 @@ func (d *decoder) path(n ast.Node, what string) (string, error) {
 	if s == "" {
 		return "", d.fail(n, "%s is empty", what)
 	}
-	for _, ext := range []string{".gz", ".zst"} {
-		if strings.HasSuffix(s, ext) {
-			return "", d.notYet(n, ext)
-		}
-	}
 	return d.join(s), nil
 }
 

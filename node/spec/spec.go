@@ -11,8 +11,10 @@
 package spec
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"maps"
@@ -32,7 +34,8 @@ type File struct {
 	Roles    map[string]Role
 	Dir      string // absolute: where programs run, and what relative paths in the file were joined to
 
-	places map[string]Pos // of the names of the roles; nil for a File made in Go
+	places  map[string]Pos  // of the names of the roles; nil for a File made in Go
+	written map[string]Role // before variables and Dir were put in; nil for a File made in Go
 }
 
 // Role is what a role does: exactly one of Exec, Sh, Tap and Sink is set.
@@ -55,24 +58,25 @@ type Role struct {
 
 // Tap is where records come from: exactly one field is set.
 type Tap struct {
-	File     string   // path
-	Glob     []string // patterns of paths; ** is any number of directories
-	Stdin    bool
-	Generate *Generate
+	File     string    `json:",omitempty"` // path; .gz and .zst are unpacked
+	Glob     []string  `json:",omitempty"` // patterns of paths; ** is any number of directories
+	Stdin    bool      `json:",omitempty"`
+	Generate *Generate `json:",omitempty"`
 }
 
 // Generate says what made-up records look like.
 type Generate struct {
-	Records int // how many; 0 = without end
-	Size    int // bytes of a line, without its end; 0 = 128
-	Rate    int // records a second; 0 = as fast as they are taken
+	Records int `json:",omitempty"` // how many; 0 = without end
+	Size    int `json:",omitempty"` // bytes of a line, without its end; 0 = 128
+	Rate    int `json:",omitempty"` // records a second; 0 = as fast as they are taken
 }
 
-// Sink is where records end: exactly one field is set.
+// Sink is where records end: exactly one of File, Stdout and Discard is set.
 type Sink struct {
-	File    string // path; {node} in it stands for the node's ID
-	Stdout  bool
-	Discard bool
+	File    string `json:",omitempty"` // path; {node} in it stands for the node's ID; .gz and .zst are packed
+	Append  bool   `json:",omitempty"` // of File: what it held before a run stays
+	Stdout  bool   `json:",omitempty"`
+	Discard bool   `json:",omitempty"`
 }
 
 // Load reads the file at path as Parse does.
@@ -112,12 +116,7 @@ func (f *File) Resolve() error {
 	f.Pipeline.Roles = nil
 	for name, r := range f.Roles {
 		r.Nodes = max(r.Nodes, 1)
-		if r.program() && r.Mode == "" {
-			r.Mode = topology.KindEach
-		}
-		if r.Mode == topology.KindEach && r.OK == nil {
-			r.OK = DefaultOK(r.Exec, r.Sh)
-		}
+		r.setMode()
 		if r.Tap != nil && r.Records == "" {
 			r.Records = f.records(name)
 		}
@@ -129,6 +128,41 @@ func (f *File) Resolve() error {
 			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send, Needs: r.Needs})
 	}
 	return f.Pipeline.Validate()
+}
+
+// setMode fills in how a program is run.
+func (r *Role) setMode() {
+	if r.program() && r.Mode == "" {
+		r.Mode = topology.KindEach
+	}
+	if r.Mode == topology.KindEach && r.OK == nil {
+		r.OK = DefaultOK(r.Exec, r.Sh)
+	}
+}
+
+// Program is a hash of what the log does not hold of a role: its program, tap or sink, and how a
+// program is run; 0 where the file has no such role. It is of the file as written, before ${NAME}
+// and the file's directory are put in: machines that keep their files in other places run the same.
+// Files that say the same in other words have the same.
+func (f *File) Program(role string) uint64 {
+	r, ok := f.written[role]
+	if !ok {
+		if r, ok = f.Roles[role]; !ok {
+			return 0
+		}
+	}
+	r.setMode()
+	text, _ := json.Marshal(struct { // these can be encoded
+		Exec []string      `json:",omitempty"`
+		Sh   string        `json:",omitempty"`
+		Tap  *Tap          `json:",omitempty"`
+		Sink *Sink         `json:",omitempty"`
+		Mode topology.Kind `json:",omitempty"`
+		OK   []int         `json:",omitempty"`
+	}{r.Exec, r.Sh, r.Tap, r.Sink, r.Mode, r.OK})
+	h := fnv.New64a()
+	_, _ = h.Write(text) // it takes all
+	return h.Sum64()
 }
 
 // records is how the tap cuts unless the file says: blocks where every consumer is a program

@@ -333,3 +333,63 @@ func TestModeLine(t *testing.T) {
 		t.Errorf("the log has the kind %s", r.Kind)
 	}
 }
+
+// Program is the same for files that say the same, wherever they are, and for no others. The
+// numbers are gossiped between versions: they may not change.
+func TestProgram(t *testing.T) {
+	program := func(dir, text string, set map[string]string) uint64 {
+		t.Helper()
+		graph, others := "in -> a -> out", "  in: {tap: stdin}\n  out: {sink: stdout}\n"
+		switch {
+		case strings.HasPrefix(text, "tap"):
+			graph, others = "a -> out", "  out: {sink: stdout}\n"
+		case strings.HasPrefix(text, "sink"):
+			graph, others = "in -> a", "  in: {tap: stdin}\n"
+		}
+		f, err := spec.Parse(dir+"/p.yaml", []byte("pipeline: p\ngraph: "+graph+"\nroles:\n  a: {"+text+"}\n"+others), set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Program("a")
+	}
+	seen := make(map[uint64]string)
+	for _, same := range [][]string{ // what roles can be
+		{"exec: [./f.sh, '${X}']", "exec: [f/../f.sh, '${X}']", "exec: ['./f.sh', \"${X}\"], mode: each, ok: [0], nodes: 3, procs: 2, capacity: 9, needs: gpu, send: split"},
+		{"exec: [f.sh, '${X}']"},
+		{"exec: [./f.sh, '${Y}']"},
+		{"exec: [./f.sh, 'x']"},
+		{"exec: [./f.sh, '$${X}']"},
+		{"exec: [./f.sh, '${X}'], ok: [3]"},
+		{"exec: [./f.sh, '${X}'], mode: line", "exec: [./f.sh, '${X}'], mode: line, deadline: 3s"},
+		{"sh: './f.sh ${X}'"},
+		{"sh: grep x", "sh: grep x, ok: [1]"},
+		{"tap: stdin", "tap: {stdin: true}, records: block"},
+		{"tap: {file: '${X}/a'}", "tap: {file: './${X}/a'}"},
+		{"tap: {glob: a}", "tap: {glob: [a]}"},
+		{"tap: {generate: {size: 1KiB}}", "tap: {generate: {size: 1024}}"},
+		{"sink: {file: out}", "sink: {file: out, append: false}"},
+		{"sink: {file: out, append: true}"},
+		{"sink: discard", "sink: {discard: true}"},
+	} {
+		first := program("/a", same[0], map[string]string{"X": "x", "Y": "x"})
+		if other := seen[first]; other != "" || first == 0 {
+			t.Errorf("%s is the same program as %s", same[0], other)
+		}
+		seen[first] = same[0]
+		for _, text := range same {
+			if got := program("/b/c", text, map[string]string{"X": "/x", "Y": "y"}); got != first {
+				t.Errorf("%s is another program than %s", text, same[0])
+			}
+		}
+	}
+	made := &spec.File{Roles: map[string]spec.Role{"a": {Sh: "grep x"}}}
+	if got, want := made.Program("a"), program("/a", "sh: grep x", nil); got != want {
+		t.Errorf("of a File made in Go: %x, of the text %x", got, want)
+	}
+	if got := made.Program("b"); got != 0 {
+		t.Errorf("of no role: %x", got)
+	}
+	if got := program("/", "exec: [./f.sh, '${X}'], ok: [1]", map[string]string{"X": ""}); got != 0xcea8643cd044f11f {
+		t.Errorf("it was 0xcea8643cd044f11f, now it is %#x", got)
+	}
+}

@@ -11,7 +11,8 @@ import (
 	"weir/stream"
 )
 
-// File is a tap that reads one file, once, to its end. It looks for the file when it is opened.
+// File is a tap that reads one file, once, to its end. It looks for the file when it is opened. A
+// name that ends in .gz or .zst is unpacked, by Glob too; offsets are of its text.
 func File(path string, cfg Config) (stream.Tap, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("tap file %s: %w", path, err)
@@ -69,10 +70,11 @@ func (t *filesTap) Open(_ context.Context, partition string, at stream.Mark) (st
 // files is the source of several files.
 type files struct {
 	paths   []string
-	index   int      // of the file that is read
-	file    *os.File // paths[index]
-	regular bool     // it is no pipe, terminal or device: reading it does not wait for others
-	pos     int64    // bytes of the partition read
+	index   int       // of the file that is read
+	file    *os.File  // paths[index]
+	packed  *unpacker // what unpacks file; nil: it is text
+	regular bool      // it is no pipe, terminal or device: reading it does not wait for others
+	pos     int64     // bytes of the partition read
 
 	first  int     // the file that starts[0] is of
 	starts []int64 // bytes of the partition before each file opened so far
@@ -100,15 +102,34 @@ func (s *files) use(f *os.File, offset int64) error {
 		return err
 	case info.IsDir():
 		return fmt.Errorf("%s is a directory", f.Name())
-	case info.Mode().IsRegular() && info.Size() < offset:
-		return fmt.Errorf("%s has %d bytes, and %d were read before: it is another file now", f.Name(), info.Size(), offset)
-	case offset > 0:
-		if _, err := f.Seek(offset, io.SeekStart); err != nil {
-			return err
-		}
 	}
 	s.file, s.regular = f, info.Mode().IsRegular()
-	return nil
+	if s.packed = newUnpacker(f); s.packed != nil {
+		return s.unpackFrom(offset)
+	}
+	switch {
+	case s.regular && info.Size() < offset:
+		return anotherFile(f, info.Size(), offset)
+	case offset > 0:
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	return err
+}
+
+// unpackFrom begins a packed file with the byte of its text at offset.
+func (s *files) unpackFrom(offset int64) error {
+	if !s.regular {
+		return fmt.Errorf("%s is no regular file: have it unpacked before it comes here", s.file.Name())
+	}
+	n, err := io.CopyN(io.Discard, s.packed, offset)
+	if err == io.EOF {
+		return anotherFile(s.file, n, offset)
+	}
+	return err
+}
+
+func anotherFile(f *os.File, size, offset int64) error {
+	return fmt.Errorf("%s has %d bytes, and %d were read before: it is another file now", f.Name(), size, offset)
 }
 
 // read reads of the present file, or of the next that has something.
@@ -119,15 +140,18 @@ func (s *files) read(ctx context.Context, p []byte) (int, error) {
 				return 0, fmt.Errorf("read %s: %w", s.file.Name(), err)
 			}
 		}
-		n, err := s.file.Read(p)
+		n, err := s.readFile(p)
 		s.pos += int64(n)
-		if n > 0 || (err != nil && !errors.Is(err, io.EOF)) {
-			return n, err
+		if n > 0 {
+			return n, nil // an error comes again, and an end too
+		}
+		if err != nil && err != io.EOF {
+			return 0, err
 		}
 		if s.index == len(s.paths)-1 {
 			return 0, io.EOF
 		}
-		_ = s.file.Close() // nothing was written
+		_ = s.close() // nothing was written
 		s.index++
 		s.starts = append(s.starts, s.pos)
 		if err := s.open(0); err != nil {
@@ -144,4 +168,16 @@ func (s *files) at(before int64) place {
 
 func (s *files) name(file int) string { return s.paths[file] }
 
-func (s *files) close() error { return s.file.Close() }
+func (s *files) readFile(p []byte) (int, error) {
+	if s.packed != nil {
+		return s.packed.Read(p)
+	}
+	return s.file.Read(p)
+}
+
+func (s *files) close() error {
+	if s.packed != nil {
+		s.packed.free()
+	}
+	return s.file.Close()
+}

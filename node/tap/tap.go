@@ -4,7 +4,8 @@
 //	source ──bytes──> cut ──> Out{Body: a line, or a block of lines}, Mark{file, offset}
 //
 // A record's body carries no final newline. What the records of a tap hold, each followed by
-// a newline, is what `cat` prints of its files; only a missing last newline is added.
+// a newline, is what `cat` prints of its files; only a missing last newline is added. Files named
+// .gz and .zst are unpacked first, as by `zcat`.
 //
 // The package never writes, parses no line, reads nothing ahead of Next but one buffer, and
 // owns no goroutine.
