@@ -22,8 +22,8 @@ const (
 	// saidEvery is how often what this node waits for is said again.
 	saidEvery = time.Minute
 	// knockWait is how long an answer to a bare packet may take: as long as the kernel looks for a
-	// machine in its own network (three ARP requests, a second apart: arp(7)).
-	knockWait = 2800 * time.Millisecond
+	// machine in its own network, three seconds (arp(7)), and a little.
+	knockWait = 3300 * time.Millisecond
 )
 
 // sayWaiting says what this node waits for, and why, until it belongs to a cluster: when that
