@@ -16,6 +16,9 @@ const (
 	// (DESIGN 6: backoff 100 ms to 5 s).
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
+	// beatRetryMax is the longest pause between tries to beat with a peer: a link that came up
+	// meanwhile is watched over as soon.
+	beatRetryMax = time.Second
 )
 
 // linkRun is a link that starts here, as long as the layout has it and then until it is
@@ -129,21 +132,29 @@ func (k *keeper) beat(ctx context.Context, layout topology.Layout) {
 	}
 }
 
-// beatOn beats for as long as the layout has links with the peer.
+// beatOn beats for as long as the layout has links with the peer. One that is gone is tried again
+// less and less often: where another node has come to its address, each try is a whole handshake.
 func (n *Node) beatOn(ctx context.Context, id topology.NodeID) {
 	n.cfg.Hooks.deaf(ctx)
+	pause := retryMin
 	for ctx.Err() == nil {
+		start := time.Now()
 		if peer, ok := n.consensus.State().Node(id); ok {
-			if err := n.mux.Beat(ctx, id, peer.Addr); err != nil {
+			err := n.mux.Beat(ctx, id, peer.Addr)
+			if time.Since(start) > retryMax {
+				pause = retryMin
+			}
+			if err != nil && pause == retryMin {
 				n.cfg.Hooks.sometimes("a heartbeat finds a peer dead")
 				n.log.Info("peer is gone, its records go to others", "peer", id, "err", err)
 			}
 		}
-		timer := time.NewTimer(retryMin)
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 		timer.Stop()
+		pause = min(2*pause, beatRetryMax)
 	}
 }

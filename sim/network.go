@@ -51,6 +51,13 @@ type counts struct {
 	dropped         map[string]uint64 // by why
 }
 
+// packets is how many were sent so far.
+func (n *network) packets() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.count.sent
+}
+
 // pair is a direction between two ports, by their names.
 type pair struct{ from, to string }
 

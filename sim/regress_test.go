@@ -34,6 +34,22 @@ func TestRegressions(t *testing.T) {
 	}
 }
 
+// Whoever comes to a dead node's address is not dialled ten times a second by all who had links with
+// the dead one: a worker that crashes all the time and comes back under another name costs its peers
+// little. Each try was a handshake of some twenty packets.
+func TestCrashLoopIsCheap(t *testing.T) {
+	s, err := ParseScenario("crash loop", "length 15s\nrate 20\nrole work nodes 3\nbare 3\nevery 400ms from 5s until 12s restart work-1", Shape{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Run(Config{Scenario: s, Seed: 1})
+	promised(t, r)
+	t.Log(r.Packets, "packets")
+	if most := uint64(23_000); r.Packets > most {
+		t.Errorf("%d packets, want at most %d", r.Packets, most)
+	}
+}
+
 // promised fails unless a run kept all promises.
 func promised(t *testing.T, r *Result) {
 	t.Helper()

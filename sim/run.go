@@ -50,6 +50,7 @@ type Result struct {
 	Duplicates    uint64
 	LeaderChanges int
 	Nodes         int
+	Packets       uint64 // sent, of any node
 	Virtual, Real time.Duration
 	Timeline      Timeline
 	History       *History
@@ -172,7 +173,7 @@ func (r *run) settle(d *director, load *Workload) error {
 func (r *run) conclude(d *director, load *Workload, h *History) {
 	res := r.result
 	res.Virtual = d.net.now()
-	res.Nodes = len(d.c.members)
+	res.Nodes, res.Packets = len(d.c.members), d.net.packets()
 	res.History = h
 	n := count(h, load)
 	res.Records, res.Acked, res.Lost, res.Duplicates = n.read, n.acked, n.lost, n.duplicates
