@@ -62,8 +62,11 @@ func (e *DirError) Unwrap() error { return e.Err }
 // ExitCode is that of the process.
 func (e *DirError) ExitCode() int { return e.Code }
 
-// KeptID is the name of the node whose data dir that is; "" where there is none yet.
+// KeptID is the name of the node whose data dir that is; "" where there is none yet, or no dir.
 func KeptID(dir string) (topology.NodeID, error) {
+	if dir == "" {
+		return "", nil
+	}
 	d := &dataDir{path: dir}
 	_, err := d.read()
 	return d.ID, err

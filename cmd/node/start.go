@@ -49,6 +49,7 @@ type startConfig struct {
 	Advertise  string
 	HTTP       string
 	Socket     string
+	DataDir    string
 	SecretFile string
 	Memory     byteSize
 	Voters     int
@@ -96,7 +97,8 @@ SIGTERM and Ctrl-C finish what is in flight, then the node leaves; the second st
 
 func (cfg *startConfig) addFlags(flags *pflag.FlagSet) {
 	cfg.Set = addSet(flags)
-	flags.StringVar(&cfg.ID, "id", "", "`NAME` of the node, new at each start (default made from the first role)")
+	flags.StringVar(&cfg.ID, "id", "", "`NAME` of the node (default that of the data dir, else made from the first role)")
+	flags.StringVar(&cfg.DataDir, "data-dir", "", "keep name, key and log in `DIR`, so that the node that starts there again is the same (default nothing is kept)")
 	flags.StringVar(&cfg.File, "file", "", "pipeline `FILE` that says what the roles are; made a pipeline of the cluster if it has none of that name")
 	flags.StringArrayVar(&cfg.Roles, "role", nil, "serve `ROLE` of all pipelines that name it, or PIPELINE/ROLE of one; may be repeated with --file")
 	flags.IntVar(&cfg.Capacity, "capacity", 0, "the most `RECORDS` that each role works on at once, and processes of a program after -- (default as the file says, else one a CPU)")
@@ -186,7 +188,7 @@ func drainOnSignal(ctx context.Context, interrupts bool) (context.Context, func(
 func start(ctx context.Context, cfg startConfig, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	if cfg.HelloFD == 0 {
-		n, secret, err := newNode(cfg, log)
+		n, secret, err := newNode(cfg, stderr, log)
 		if err != nil {
 			return err
 		}
@@ -197,7 +199,7 @@ func start(ctx context.Context, cfg startConfig, stderr io.Writer) error {
 	syscall.CloseOnExec(cfg.HelloFD) // a program we run must not keep the other end waiting
 	out := os.NewFile(uintptr(cfg.HelloFD), "hello")
 	defer out.Close()
-	n, _, err := newNode(cfg, log)
+	n, _, err := newNode(cfg, stderr, log)
 	if err != nil {
 		err = withCode(err)
 		var coded *exitError
@@ -231,7 +233,7 @@ func greet(w io.Writer, n *node.Node, join []string, secret []byte) {
 }
 
 // newNode assembles the roles of a node and binds its socket. It returns the secret if it made it.
-func newNode(cfg startConfig, log *slog.Logger) (n *node.Node, made []byte, err error) {
+func newNode(cfg startConfig, stderr io.Writer, log *slog.Logger) (n *node.Node, made []byte, err error) {
 	nc := node.Config{
 		ID:        topology.NodeID(cfg.ID),
 		Tags:      cfg.Tags,
@@ -241,12 +243,16 @@ func newNode(cfg startConfig, log *slog.Logger) (n *node.Node, made []byte, err 
 		Advertise: cfg.Advertise,
 		HTTP:      cfg.HTTP,
 		Socket:    cfg.Socket,
+		DataDir:   cfg.DataDir,
 		Voters:    cfg.Voters,
 		Log:       log,
+		Broken:    func(err error) { exitBroken(stderr, err) },
 	}
-	if nc.ID == "" {
-		nc.ID = node.NewID(append(cfg.Roles, "node")[0])
+	kept, err := node.KeptID(cfg.DataDir)
+	if err != nil {
+		return nil, nil, err
 	}
+	nc.ID = cmp.Or(nc.ID, kept, node.NewID(append(cfg.Roles, "node")[0]))
 	if nc.Socket == "" && cfg.HelloFD == 0 {
 		nc.Socket = filepath.Join(api.Dir(), string(nc.ID)+".sock")
 	}
@@ -257,6 +263,8 @@ func newNode(cfg startConfig, log *slog.Logger) (n *node.Node, made []byte, err 
 	case nc.Secret != nil:
 	case len(cfg.Join) > 0:
 		return nil, nil, &exitError{exitUsage, fmt.Errorf("--join needs the secret of the cluster: %s in the environment, or --secret-file", secretEnv)}
+	case kept != "":
+		return nil, nil, &exitError{exitUsage, fmt.Errorf("--data-dir %s belongs to a cluster, whose secret is needed: %s in the environment, or --secret-file", cfg.DataDir, secretEnv)}
 	default:
 		made = newSecret()
 		nc.Secret = made
@@ -278,6 +286,13 @@ func newNode(cfg startConfig, log *slog.Logger) (n *node.Node, made []byte, err 
 	}
 	n, err = node.New(nc)
 	return n, made, err
+}
+
+// exitBroken ends the process because its data dir can no longer be written. A call that hangs in
+// the kernel cannot be waited for, and until the process is gone others may take it for alive.
+func exitBroken(stderr io.Writer, err error) {
+	fmt.Fprintf(stderr, "%s%v\n", verdictPrefix, err)
+	exitWithAll(exitDisk)
 }
 
 // file says what the roles are: the one that was named, or one made of the program after --,
