@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/consensus"
@@ -28,9 +29,11 @@ const (
 type keeper struct {
 	n *Node
 
+	epoch atomic.Uint64 // of the State that follow has followed
+
 	mu      sync.Mutex
-	roles   map[roleKey]*roleRun
-	changed chan struct{} // closed and replaced when roles changes
+	roles   map[roleKey]*roleRun // those that ended too, to be counted
+	changed chan struct{}        // closed and replaced when roles changes
 
 	// only the run loop uses these
 	layout topology.Layout
@@ -70,16 +73,19 @@ func (k *keeper) run(ctx context.Context) error {
 
 // follow makes what runs here agree with s.
 func (k *keeper) follow(ctx context.Context, s *consensus.State) {
+	defer k.epoch.Store(s.Epoch)
 	var live []topology.Pipeline
 	for _, p := range s.Pipelines {
+		whole := p.Whole()
 		if p.Failed != nil {
-			k.stop(p)
+			k.stop(whole, errors.New(p.Failed.Reason))
 			continue
 		}
-		live = append(live, p.Pipeline)
-		for _, r := range p.Roles {
-			k.start(ctx, p.Pipeline, r)
+		live = append(live, whole)
+		for _, r := range whole.Roles {
+			k.start(ctx, p, r)
 		}
+		k.end(whole)
 	}
 	if _, in := s.Node(k.n.self.ID); !in {
 		return // not yet, or no more: a node that leaves keeps its links until they are drained
@@ -101,13 +107,18 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	k.beat(ctx, layout)
 }
 
-// start runs a role if this node serves it and it does not run yet.
-func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role) {
+// start runs a role if this node serves it, as this version of its pipeline has it.
+func (k *keeper) start(ctx context.Context, p consensus.Pipeline, r topology.Role) {
 	key := roleKey{p.Name, r.Name}
+	before := k.get(key)
+	if before != nil && before.ctx.Err() == nil {
+		before.revise(p, r)
+		return
+	}
 	i := slices.IndexFunc(k.n.cfg.Roles, func(c Role) bool {
 		return c.Name == r.Name || c.Name == p.Name+"/"+r.Name
 	})
-	if i < 0 || k.get(key) != nil {
+	if i < 0 || ctx.Err() != nil {
 		return
 	}
 	cfg := k.n.cfg.Roles[i]
@@ -120,7 +131,12 @@ func (k *keeper) start(ctx context.Context, p topology.Pipeline, r topology.Role
 	}
 	delete(k.idle, key)
 	rr := newRoleRun(ctx, k.n, p, r, cfg)
-	k.group.Go(rr.run) // ended by ctx or a failure of the pipeline
+	k.group.Go(func() { // ended by ctx, a failure of the pipeline, or a version without the role
+		if before != nil {
+			<-before.ended // its tap or sink are ours from then on
+		}
+		rr.run()
+	})
 	k.mu.Lock()
 	k.roles[key] = rr
 	close(k.changed)
@@ -139,18 +155,28 @@ func (k *keeper) fits(key roleKey, r topology.Role, cfg Role) error {
 		return fmt.Errorf("it needs %s, which this node has not: start it with --tag %s", tag, tag)
 	}
 	for _, other := range k.all() {
-		if cfg.Handler == nil && other.cfg.Name == cfg.Name && other.key != key {
+		if cfg.Handler == nil && other.cfg.Name == cfg.Name && other.key != key && other.ctx.Err() == nil {
 			return fmt.Errorf("it is at work for pipeline %s", other.key.pipeline)
 		}
 	}
 	return nil
 }
 
-// stop ends the roles of a pipeline that failed; they stay to be counted.
-func (k *keeper) stop(p consensus.Pipeline) {
+// stop ends the roles of a pipeline.
+func (k *keeper) stop(p topology.Pipeline, why error) {
 	for _, r := range p.Roles {
 		if rr := k.get(roleKey{p.Name, r.Name}); rr != nil {
-			rr.cancel(errors.New(p.Failed.Reason))
+			rr.cancel(why)
+		}
+	}
+}
+
+// end ends the roles that a pipeline has no more.
+func (k *keeper) end(p topology.Pipeline) {
+	for _, rr := range k.all() {
+		if _, has := p.Role(rr.key.role); rr.key.pipeline == p.Name && !has && rr.ctx.Err() == nil {
+			k.n.log.Info("role ends", "pipeline", p.Name, "role", rr.key.role)
+			rr.cancel(fmt.Errorf("version %d of pipeline %s has no role %s", p.Version, p.Name, rr.key.role))
 		}
 	}
 }
@@ -268,12 +294,13 @@ func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.N
 
 func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.NodeID) error {
 	p, ok := s.Pipeline(l.Pipeline)
+	whole := p.Whole()
 	switch edge := l.Edge(); {
 	case !ok:
 		return fmt.Errorf("there is no pipeline %s", l.Pipeline)
 	case p.Failed != nil:
 		return fmt.Errorf("pipeline %s failed: %s", l.Pipeline, p.Failed.Reason)
-	case !slices.ContainsFunc(p.Graph.Edges, func(e topology.Edge) bool {
+	case !slices.ContainsFunc(whole.Graph.Edges, func(e topology.Edge) bool {
 		return e.From == edge.From && e.Port == edge.Port && e.To == edge.To
 	}):
 		return fmt.Errorf("pipeline %s has no edge %v", l.Pipeline, edge)
@@ -282,7 +309,7 @@ func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.Nod
 		id   topology.NodeID
 		role string
 	}{{from, l.From}, {k.n.self.ID, l.To}} {
-		if node, ok := s.Node(end.id); !ok || !p.ServedBy(node, end.role) {
+		if node, ok := s.Node(end.id); !ok || !whole.ServedBy(node, end.role) {
 			return fmt.Errorf("node %s does not serve role %s of pipeline %s", end.id, end.role, l.Pipeline)
 		}
 	}

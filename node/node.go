@@ -23,6 +23,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -63,6 +64,9 @@ type Node struct {
 	consensus *consensus.Consensus
 	keeper    *keeper
 	reports   reports
+
+	draining atomic.Bool
+	drained  chan struct{} // closed by the first call to drain: Run is to leave
 }
 
 // New validates the config and binds the socket; it starts no goroutine.
@@ -87,7 +91,7 @@ func New(cfg Config) (*Node, error) {
 			return nil, errors.Join(err, dir.close())
 		}
 	}
-	n := &Node{cfg: cfg, dir: dir, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory)}
+	n := &Node{cfg: cfg, dir: dir, conn: cfg.Conn, budget: stream.NewBudget(cfg.Memory), drained: make(chan struct{})}
 	n.self = topology.Node{ID: dir.ID, Boot: dir.Boot, Addr: cmp.Or(addr, cfg.Conn.LocalAddr().String()), Roles: namesOf(cfg.Roles), Tags: cfg.Tags}
 	n.log = cfg.Log.With("node", dir.ID)
 	if err := n.join(); err != nil {
@@ -211,6 +215,7 @@ func (n *Node) join() error {
 	n.mux.Handle(mux.KindWatch, onlyID(n.consensus.HandleWatch))
 	n.mux.Handle(mux.KindPropose, onlyID(n.consensus.HandlePropose))
 	n.mux.Handle(mux.KindStatus, n.handleStatus)
+	n.mux.Handle(mux.KindDrain, n.handleDrain)
 	n.mux.Handle(mux.KindLink, n.keeper.handleLink)
 	return nil
 }
@@ -228,8 +233,9 @@ func (n *Node) ID() topology.NodeID { return n.self.ID }
 // without a leave and without a word to anyone.
 var ErrKilled = errors.New("the node is killed")
 
-// Run runs the node until ctx is done, then leaves the cluster in good order, unless the cause is
-// ErrKilled, and returns with nothing running. Any other end is an error.
+// Run runs the node until ctx is done or a call has it drain, then leaves the cluster in good
+// order, unless the cause is ErrKilled, and returns with nothing running. Any other end is an
+// error.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.dir.close()) }()
 	listeners, err := n.listenAPI()
@@ -262,6 +268,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		} else {
 			n.leave(work)
 		}
+	case <-n.drained:
+		n.leave(work)
 	case <-work.Done():
 	}
 	stopWork()
@@ -357,6 +365,7 @@ func (n *Node) insist(ctx context.Context, c consensus.Command, done func(*conse
 // others send to this node, it leaves the roster, so that they stop. Only where the log does not
 // take that within leaveTimeout, what is in flight here is left to be sent again.
 func (n *Node) leave(ctx context.Context) {
+	n.draining.Store(true)
 	n.keeper.stopReading()
 	if n.keeper.fed() {
 		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)

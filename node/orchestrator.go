@@ -54,15 +54,16 @@ type electorate interface {
 	TransferLeadership(ctx context.Context, to topology.NodeID) error
 }
 
-// orchestrator is what the leader does besides leading: it makes the roster follow gossip and
-// chooses voters. It runs on every node and is idle on all but the leader; what it remembers is
-// lost with the leadership, and found again.
+// orchestrator is what the leader does besides leading: it makes the roster follow gossip, chooses
+// voters and ends what new versions of pipelines lack. It runs on every node and is idle on all but
+// the leader; what it remembers is lost with the leadership, and found again.
 type orchestrator struct {
 	self    topology.NodeID
 	target  int // voters wanted; 0 = 3
 	members membership
 	ledger  ledger
 	voters  electorate
+	ask     func(context.Context, topology.Node) (report, error)
 	log     *slog.Logger
 
 	// run's own.
@@ -83,7 +84,7 @@ type member struct {
 
 func (n *Node) newOrchestrator() *orchestrator {
 	return &orchestrator{
-		self: n.self.ID, target: n.cfg.Voters, members: n.gossip, ledger: n.consensus, voters: n.consensus, log: n.log,
+		self: n.self.ID, target: n.cfg.Voters, members: n.gossip, ledger: n.consensus, voters: n.consensus, ask: n.ask, log: n.log,
 	}
 }
 
@@ -136,6 +137,7 @@ func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	if dead := o.probe(ctx, lost, now); len(dead) > 0 {
 		o.propose(ctx, consensus.Evict(false, dead...), "evicted the dead", dead)
 	}
+	o.settle(ctx)
 	if o.calm(now) {
 		o.vote(ctx, members, now)
 	}

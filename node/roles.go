@@ -18,39 +18,44 @@ import (
 
 // roleRun is one role of one pipeline at work on this node.
 type roleRun struct {
-	n        *Node
-	key      roleKey
-	pipeline topology.Pipeline
-	role     topology.Role
-	cfg      Role
-	outlet   *stream.Outlet // nil: a sink
-	inlet    *stream.Inlet  // nil: a tap
-	sink     *stream.SinkHandler
+	n      *Node
+	key    roleKey
+	cfg    Role
+	outlet *stream.Outlet // nil: a sink
+	inlet  *stream.Inlet  // nil: a tap
+	sink   *stream.SinkHandler
 
 	ctx    context.Context // of all that it does; the run's, kept so that its links end with it
 	cancel context.CancelCauseFunc
 
+	ended chan struct{} // closed when run has returned
+
 	reading     context.Context // of a tap's reading, which ends first when the node leaves
 	stopReading context.CancelFunc
+
+	version uint64 // that outlet has the edges of; only the keeper uses it
 
 	mu      sync.Mutex
 	sources []*stream.Source
 	opened  bool // all partitions of the tap have a source
+	over    bool // and have ended or were stopped, with all that was read of them acked
+	paused  bool
 }
 
-// newRoleRun makes a role that works until ctx is done or the pipeline fails.
-func newRoleRun(ctx context.Context, n *Node, p topology.Pipeline, r topology.Role, cfg Role) *roleRun {
-	rr := &roleRun{n: n, key: roleKey{p.Name, r.Name}, pipeline: p, role: r, cfg: cfg}
+// newRoleRun makes a role that works until ctx is done, the pipeline fails or a version lacks it.
+func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.Role, cfg Role) *roleRun {
+	rr := &roleRun{n: n, key: roleKey{p.Name, r.Name}, cfg: cfg, ended: make(chan struct{})}
 	rr.ctx, rr.cancel = context.WithCancelCause(ctx)
 	rr.reading, rr.stopReading = context.WithCancel(rr.ctx)
-	if edges := p.Graph.Out(r.Name); len(edges) > 0 {
+	if cfg.Sink == nil {
 		rr.outlet = stream.NewOutlet(stream.OutletConfig{
-			Pipeline: p.Name, Role: r.Name, Edges: edges, Send: r.Send, Budget: n.budget,
+			Pipeline: p.Name, Role: r.Name, Budget: n.budget,
 			Share: rr.share(), RecordMax: p.RecordMax, Hooks: n.cfg.Hooks.ofStream(),
 			Fail: func(reason string, exit int) { rr.fail(reason, exit) },
 		})
 	}
 	if cfg.Tap != nil {
+		rr.revise(p, r)
 		return rr
 	}
 	in := stream.InletConfig{
@@ -62,7 +67,43 @@ func newRoleRun(ctx context.Context, n *Node, p topology.Pipeline, r topology.Ro
 		in.Handler, in.Serial, in.OnMark = rr.sink, true, rr.sink.Mark
 	}
 	rr.inlet = stream.NewInlet(in)
+	rr.revise(p, r)
 	return rr
+}
+
+// revise makes the role as this version of its pipeline has it. What is on edges that are gone
+// goes its way; a tap that leaves reads no more.
+func (rr *roleRun) revise(p consensus.Pipeline, r topology.Role) {
+	if rr.outlet != nil && rr.version != p.Version {
+		var open []topology.Edge
+		for _, e := range p.Whole().Graph.Out(r.Name) {
+			if !p.Closed(e) {
+				open = append(open, e)
+			}
+		}
+		rr.outlet.Revise(open, r.Send)
+		rr.version = p.Version
+	}
+	if p.Leaves(r.Name) {
+		rr.stopReading()
+	}
+	rr.pause(p.Pauses(r))
+}
+
+// pause stops reading or taking, or lets it go on.
+func (rr *roleRun) pause(on bool) {
+	rr.mu.Lock()
+	defer rr.mu.Unlock()
+	if rr.paused == on {
+		return
+	}
+	rr.paused = on
+	if rr.inlet != nil {
+		rr.inlet.Pause(on)
+	}
+	for _, s := range rr.sources {
+		s.Pause(on)
+	}
 }
 
 // share is the part of the node's memory that a tap may fill: as many parts as the node has
@@ -76,6 +117,7 @@ func (rr *roleRun) share() int64 {
 
 // run works until the role's context ends.
 func (rr *roleRun) run() {
+	defer close(rr.ended)
 	defer rr.cancel(nil)
 	var err error
 	if rr.inlet != nil {
@@ -140,6 +182,7 @@ func (rr *roleRun) read(ctx context.Context) error {
 			Partition: part, Reader: reader, Outlet: rr.outlet, Budget: rr.n.budget,
 		})
 		rr.mu.Lock()
+		s.Pause(rr.paused)
 		rr.sources = append(rr.sources, s)
 		rr.mu.Unlock()
 		g.Go(func() error {
@@ -151,7 +194,11 @@ func (rr *roleRun) read(ctx context.Context) error {
 	rr.mu.Lock()
 	rr.opened = true
 	rr.mu.Unlock()
-	return g.Wait()
+	err = g.Wait()
+	rr.mu.Lock()
+	rr.over = err == nil
+	rr.mu.Unlock()
+	return err
 }
 
 // newGeneration names one life of a source's numbering.

@@ -37,6 +37,10 @@ type report struct {
 	Held   int64           `json:"held"`
 	Memory int64           `json:"memory"`
 	Roles  []roleReport    `json:"roles"`
+
+	Epoch    uint64            `json:"epoch"`              // of the State that it has followed
+	Draining bool              `json:"draining,omitempty"` // it will leave
+	Programs map[string]string `json:"programs,omitempty"` // what its roles run, a hash; by name as the node has it
 }
 
 type roleReport struct {
@@ -46,6 +50,7 @@ type roleReport struct {
 	Taps     []api.Tap    `json:"taps,omitempty"`
 	Tap      bool         `json:"tap,omitempty"`
 	Done     bool         `json:"done,omitempty"` // a tap: ended and acked
+	Over     bool         `json:"over,omitempty"` // a tap: ended or stopped, and acked
 	Records  uint64       `json:"records,omitempty"`
 	Lines    uint64       `json:"lines,omitempty"`
 	Dups     uint64       `json:"dups,omitempty"`
@@ -58,7 +63,15 @@ type edgeReport struct {
 
 // report counts what runs here.
 func (n *Node) report() report {
-	r := report{ID: n.self.ID, PID: hostPID, RSS: rss(), Held: n.budget.Held(), Memory: n.budget.Max()}
+	r := report{
+		ID: n.self.ID, PID: hostPID, RSS: rss(), Held: n.budget.Held(), Memory: n.budget.Max(),
+		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string),
+	}
+	for _, role := range n.cfg.Roles {
+		if role.Program != 0 {
+			r.Programs[role.Name] = programName(role.Program)
+		}
+	}
 	for _, rr := range n.keeper.all() {
 		r.Roles = append(r.Roles, rr.report())
 	}
@@ -80,6 +93,7 @@ func (rr *roleRun) report() roleReport {
 		out.Done = rr.done()
 		rr.mu.Lock()
 		defer rr.mu.Unlock()
+		out.Over = rr.over
 		for _, s := range rr.sources {
 			st := s.Stats()
 			out.Taps = append(out.Taps, api.Tap{Partition: st.Partition, Read: st.Read, Acked: st.Acked, Done: st.Done})
@@ -213,7 +227,7 @@ func (n *Node) nodes(s *consensus.State, all map[topology.NodeID]report) []api.N
 	}
 	ids := make(map[topology.NodeID]topology.Node)
 	for id, m := range members {
-		ids[id] = topology.Node{ID: id, Addr: m.Addr, Roles: m.Roles}
+		ids[id] = topology.Node{ID: id, Addr: m.Addr, Roles: m.Roles, Tags: m.Tags}
 	}
 	for _, node := range s.Roster {
 		ids[node.ID] = node
@@ -221,12 +235,15 @@ func (n *Node) nodes(s *consensus.State, all map[topology.NodeID]report) []api.N
 	nodes := make([]api.Node, 0, len(ids))
 	for id, node := range ids {
 		out := api.Node{
-			ID: string(id), Addr: node.Addr, Roles: slices.Concat([]string{}, node.Roles), State: "alive",
+			ID: string(id), Addr: node.Addr, Roles: slices.Concat([]string{}, node.Roles), Tags: node.Tags, State: "alive",
 			Voter: s.Votes(id), Leader: s.Leader == id,
 			PID: all[id].PID, RSSBytes: all[id].RSS, HeldBytes: all[id].Held, MemoryBytes: all[id].Memory,
 		}
 		if m, ok := members[id]; ok && id != n.self.ID {
 			out.State = string(m.State)
+		}
+		if all[id].Draining && out.State == "alive" {
+			out.State = "draining"
 		}
 		nodes = append(nodes, out)
 	}
@@ -238,7 +255,7 @@ func (n *Node) nodes(s *consensus.State, all map[topology.NodeID]report) []api.N
 func edges(s *consensus.State, all map[topology.NodeID]report) []api.Edge {
 	sums := []api.Edge{}
 	for _, p := range s.Pipelines {
-		for _, edge := range p.Graph.Edges {
+		for _, edge := range p.Whole().Graph.Edges {
 			sum := api.Edge{Pipeline: p.Name, From: edge.Source(), To: edge.To}
 			var latency [stream.LatencyBuckets]uint64
 			for id, r := range all {
@@ -281,12 +298,15 @@ func addEdge(sum *api.Edge, latency *[stream.LatencyBuckets]uint64, e edgeReport
 
 // progress says how far a pipeline is.
 func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]report) api.Pipeline {
-	out := api.Pipeline{Name: p.Name, Version: p.Version, State: "running", Taps: []api.Tap{}}
+	out := api.Pipeline{
+		Name: p.Name, Version: p.Version, Graph: p.Graph.String(), State: "running", Paused: paused(p), Ending: ending(p),
+		Taps: []api.Tap{},
+	}
 	taps, done := 0, 0
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, r := range all[id].Roles {
-			switch role, _ := p.Role(r.Role); {
-			case r.Pipeline != p.Name:
+			switch role, known := p.Role(r.Role); {
+			case r.Pipeline != p.Name, !known:
 			case r.Tap:
 				taps++
 				if r.Done {
@@ -307,11 +327,36 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
 	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline):
 		out.State = "finished"
+	case len(out.Paused) > 0:
+		out.State = "paused"
+		out.Reason = "weir resume " + strings.Join(out.Paused, ", weir resume ")
 	case len(lacking) > 0:
 		out.State = "waiting"
 		out.Reason = "no node serves " + strings.Join(lacking, ", ")
 	}
 	return out
+}
+
+// paused lists what was paused, as resume takes it.
+func paused(p consensus.Pipeline) (names []string) {
+	if p.Paused {
+		names = append(names, p.Name)
+	}
+	for _, role := range p.PausedRoles {
+		names = append(names, p.Name+"/"+role)
+	}
+	return names
+}
+
+// ending lists what earlier versions had, until nothing is in flight there.
+func ending(p consensus.Pipeline) (parts []string) {
+	for _, r := range p.Leaving.Roles {
+		parts = append(parts, "role "+r.Name)
+	}
+	for _, e := range p.Leaving.Edges {
+		parts = append(parts, "edge "+e.String())
+	}
+	return parts
 }
 
 // unserved lists the roles of a pipeline that no node of the roster serves, each with what it

@@ -39,7 +39,8 @@ type Node struct {
 	Addr        string   `json:"addr"`
 	PID         int      `json:"pid"`
 	Roles       []string `json:"roles"`
-	State       string   `json:"state"` // alive, suspect, dead, left
+	Tags        []string `json:"tags,omitempty"`
+	State       string   `json:"state"` // alive, draining, suspect, dead, left
 	Voter       bool     `json:"voter"`
 	Leader      bool     `json:"leader"`
 	RSSBytes    int64    `json:"rss_bytes"`
@@ -67,17 +68,20 @@ type Edge struct {
 
 // Pipeline is a pipeline's progress.
 type Pipeline struct {
-	Name       string `json:"name"`
-	Version    uint64 `json:"version"`
-	State      string `json:"state"`            // waiting, running, finished, failed
-	Reason     string `json:"reason,omitempty"` // why it waits or failed
-	ExitCode   int    `json:"exit_code,omitempty"`
-	LinesIn    uint64 `json:"lines_in"`
-	LinesOut   uint64 `json:"lines_out"`
-	RecordsIn  uint64 `json:"records_in"`
-	RecordsOut uint64 `json:"records_out"`
-	Duplicates uint64 `json:"duplicates"`
-	Taps       []Tap  `json:"taps"`
+	Name       string   `json:"name"`
+	Version    uint64   `json:"version"`
+	Graph      string   `json:"graph"`            // as a pipeline file has it
+	State      string   `json:"state"`            // waiting, running, paused, finished, failed
+	Reason     string   `json:"reason,omitempty"` // why it waits or failed, or how it goes on
+	ExitCode   int      `json:"exit_code,omitempty"`
+	Paused     []string `json:"paused,omitempty"` // what resume lets go on: the pipeline, or pipeline/role
+	Ending     []string `json:"ending,omitempty"` // edges and roles that earlier versions had, until nothing is in flight there
+	LinesIn    uint64   `json:"lines_in"`
+	LinesOut   uint64   `json:"lines_out"`
+	RecordsIn  uint64   `json:"records_in"`
+	RecordsOut uint64   `json:"records_out"`
+	Duplicates uint64   `json:"duplicates"`
+	Taps       []Tap    `json:"taps"`
 }
 
 // Tap is one partition of a tap.

@@ -32,6 +32,7 @@ const (
 	KindPropose Kind = 4
 	KindBeat    Kind = 5 // mux's own: heartbeats
 	KindStatus  Kind = 6
+	KindDrain   Kind = 7
 	KindLink    Kind = 16
 )
 
