@@ -71,6 +71,9 @@ func (u *unpacker) begin() error {
 		return io.ErrUnexpectedEOF // a file of nothing holds something; no file does not
 	}
 	if u.kind == "gzip" {
+		if magic, _ := u.packed.Peek(2); len(magic) == 2 && string(magic) != "\x1f\x8b" {
+			return gzip.ErrHeader // which a file shorter than a head would not be told
+		}
 		z, err := gzip.NewReader(u.packed) // goes on over all members
 		if err == nil {
 			u.text = z

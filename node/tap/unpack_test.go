@@ -141,7 +141,8 @@ func TestUnpackErrors(t *testing.T) {
 		{"in the middle", "mid.zst", zst[:len(zst)/2], nil, fmt.Sprintf("FILE: the zstd data ends in the middle, at byte %d: the file was cut short", len(zst)/2)},
 		{"in the second", "second.gz", gz + gz[:len(gz)-1], nil, fmt.Sprintf("FILE: the gzip data ends in the middle, at byte %d: the file was cut short", 2*len(gz)-1)},
 		{"in the second", "second.zst", zst + zst[:len(zst)-1], nil, fmt.Sprintf("FILE: the zstd data ends in the middle, at byte %d: the file was cut short", 2*len(zst)-1)},
-		{"text", "text.gz", lines, nil, "FILE: this is no gzip data, or damaged, at byte 10: gzip: invalid header"},
+		{"text", "text.gz", lines, nil, "FILE: this is no gzip data, or damaged, at byte 0: gzip: invalid header"},
+		{"a short text", "short.gz", "abc", nil, "FILE: this is no gzip data, or damaged, at byte 0: gzip: invalid header"},
 		{"text", "text.zst", lines, nil, "FILE: this is no zstd data, or damaged, at byte 4: invalid input: magic number mismatch"},
 		{"flipped", "sum.gz", flip(gz, len(gz)-6), nil, fmt.Sprintf("FILE: this is no gzip data, or damaged, at byte %d: gzip: invalid checksum", len(gz))},
 		{"flipped", "sum.zst", flip(zst, len(zst)-2), nil, fmt.Sprintf("FILE: this is no zstd data, or damaged, at byte %d: CRC check failed", len(zst))},
@@ -188,7 +189,7 @@ func TestUnpackErrors(t *testing.T) {
 // What a file unpacks to is bounded by a record, and what is remembered by a window.
 func TestUnpackBombs(t *testing.T) {
 	dir := t.TempDir()
-	const size = 256 << 20
+	const size = 128 << 20
 	for _, ext := range []string{".gz", ".zst"} {
 		for _, tc := range []struct{ name, line, err string }{
 			{"a line", "\x00", "PATH: the line at byte 0 is longer than 1048576 bytes: raise record-max"},
