@@ -31,22 +31,12 @@ const (
 func (n *Node) sayWaiting(ctx context.Context) error {
 	var said string
 	var saidAt time.Time
-	changed := n.consensus.Changed()
 	for n.consensus.State().LogID == 0 && len(n.cfg.Join) > 0 {
 		why := n.askSeeds(ctx)
-		// Who has just been found may be the cluster, whose log is on its way.
-		timer := time.NewTimer(seedsEvery)
-		select {
-		case <-changed:
-			changed = n.consensus.Changed()
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
+		switch joined := n.joined(ctx, seedsEvery); { // who has just been found may be the cluster
+		case ctx.Err() != nil:
 			return nil
-		}
-		if n.consensus.State().LogID == 0 && (why != said || time.Since(saidAt) > saidEvery) {
+		case !joined && (why != said || time.Since(saidAt) > saidEvery):
 			n.log.Warn("waiting for a cluster", "why", why)
 			said, saidAt = why, time.Now()
 		}
@@ -55,6 +45,23 @@ func (n *Node) sayWaiting(ctx context.Context) error {
 		n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))
 	}
 	return nil
+}
+
+// joined reports whether this node belongs to a cluster, after a wait at most.
+func (n *Node) joined(ctx context.Context, wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		changed := n.consensus.Changed()
+		if n.consensus.State().LogID != 0 {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // logName is how people are shown the id of a log.
@@ -137,7 +144,7 @@ func (n *Node) knock(ctx context.Context, seed string) error {
 	if _, real := n.conn.(*net.UDPConn); !real {
 		return nil // a simulated network has no other sockets
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "udp", seed)
+	conn, err := (&net.Dialer{Control: reportErrors}).DialContext(ctx, "udp", seed)
 	if err != nil {
 		return err
 	}
@@ -156,6 +163,17 @@ func (n *Node) knock(ctx context.Context, seed string) error {
 		return err
 	}
 	return nil
+}
+
+// reportErrors has a socket tell that nobody has an address, too (IP_RECVERR, ip(7)).
+func reportErrors(network, _ string, raw syscall.RawConn) error {
+	level, option := syscall.IPPROTO_IP, syscall.IP_RECVERR
+	if network == "udp6" {
+		level, option = syscall.IPPROTO_IPV6, syscall.IPV6_RECVERR
+	}
+	var refused error
+	err := raw.Control(func(fd uintptr) { refused = syscall.SetsockoptInt(int(fd), level, option, 1) })
+	return errors.Join(err, refused)
 }
 
 // checkSeed refuses what is no HOST:PORT.
