@@ -261,9 +261,9 @@ func (c *Consensus) lookAfterVote(now time.Time) error {
 	switch {
 	case slices.Contains(s.Servers, Server(v.id)):
 		v.listed = true
-	case v.listed && !v.listsSelf(s.ConfigIndex):
+	case v.listed && (!v.votes() || s.Index > v.raft.LastIndex()): // not of a state that raft here is ahead of
 		return c.unvote("the others took it")
-	case v.idle(now) > standWait && !v.listsSelf(0):
+	case v.idle(now) > standWait && !v.votes():
 		return c.unvote("nobody asked for it again")
 	}
 	if term := v.raft.CurrentTerm(); v.elected() && s.Term < term && (term > v.proposedTerm || now.Sub(v.proposed) > leadAgain) {

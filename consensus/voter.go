@@ -69,7 +69,7 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 		}
 	}
 	v := &voter{id: k.id, raft: r, trans: trans, since: time.Now()}
-	v.listed = old && v.listsSelf(0)
+	v.listed = old && v.votes()
 	return v, nil
 }
 
@@ -144,11 +144,10 @@ func (v *voter) anonymous(in request) request {
 	return in
 }
 
-// listsSelf reports whether raft here has this server among the voters, committed or not, by a
-// list that is no older than the one of the entry configIndex.
-func (v *voter) listsSelf(configIndex uint64) bool {
+// votes reports whether raft here knows this server among the voters, committed or not.
+func (v *voter) votes() bool {
 	f := v.raft.GetConfiguration()
-	return f.Error() == nil && f.Index() >= configIndex && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
+	return f.Error() == nil && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
 		return s.ID == v.id && s.Suffrage == raft.Voter
 	})
 }
