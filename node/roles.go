@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 
+	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
 
 	"weir/consensus"
@@ -137,17 +139,40 @@ func (rr *roleRun) run() {
 // begin readies a sink that asks to know whether the run of its pipeline is a fresh one.
 func (rr *roleRun) begin() error {
 	s, ok := rr.cfg.Sink.(interface {
+		Path() string
 		Begin(ctx context.Context, fresh bool) error
 	})
 	if !ok {
 		return nil
 	}
-	err := s.Begin(rr.ctx, true) // nothing continues yet: there are no data dirs
+	fresh, err := rr.fresh(s.Path())
 	if err != nil {
+		return err
+	}
+	if err = s.Begin(rr.ctx, fresh); err != nil {
 		rr.failed(rr.ctx, err)
 		<-rr.ctx.Done()
 	}
 	return err
+}
+
+// fresh reports whether no sink of the pipeline has emptied the file yet, in the life of this log,
+// and has the log say that this one does. One that is killed before it does finds the file as it
+// was: what others left in it stays, what it holds of this run is never lost.
+func (rr *roleRun) fresh(path string) (bool, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false, fmt.Errorf("name the file of role %s: %w", rr.key.role, err)
+	}
+	ours := consensus.Opening{File: xxh3.HashString(rr.key.role + " " + path), By: newGeneration()}
+	var by uint64
+	err = rr.n.insist(rr.ctx, consensus.Open(rr.key.pipeline, ours), func(s *consensus.State) bool {
+		p, _ := s.Pipeline(rr.key.pipeline)
+		var opened bool
+		by, opened = p.OpenedBy(ours.File)
+		return opened
+	})
+	return by == ours.By, err
 }
 
 // serve handles records until the role's context ends.
