@@ -114,6 +114,9 @@ func (c *cluster) start(m *member) error {
 		Memory: int64(c.load.memory),
 		Conn:   c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
 	}
+	if role, ok := c.pipeline.Role(m.role); ok {
+		cfg.Tags = role.Needs
+	}
 	if m != c.founder || m.boots > 1 {
 		cfg.Join = c.seeds(m)
 	}

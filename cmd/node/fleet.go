@@ -140,6 +140,9 @@ func (f *fleet) start(n plannedNode, join string) error {
 	if n.Role != "" {
 		args = append(args, "--role", n.Role)
 	}
+	for _, tag := range f.spec.Roles[n.Role].Needs { // one machine has to be all
+		args = append(args, "--tag", tag)
+	}
 	if join != "" {
 		args = append(args, "--join", join)
 	} else {
