@@ -129,21 +129,6 @@ func product(es []Edge, from []string) (to []string, n int) {
 	return to, n
 }
 
-// Dot is the graph in the language of Graphviz.
-func (g Graph) Dot() string {
-	var b strings.Builder
-	b.WriteString("digraph weir {\n\trankdir=LR;\n")
-	for _, e := range g.Edges {
-		fmt.Fprintf(&b, "\t%q -> %q", e.From, e.To)
-		if e.Port != "" {
-			fmt.Fprintf(&b, " [label=%q]", e.Port)
-		}
-		b.WriteString(";\n")
-	}
-	b.WriteString("}\n")
-	return b.String()
-}
-
 // cycle returns the roles of one cycle, the first one again at the end; nil if there is none.
 func (g Graph) cycle() []string {
 	out := make(map[string][]string)
