@@ -244,9 +244,15 @@ func (g *Gossip) rejoin(ctx context.Context, list *memberlist.Memberlist, settli
 	if len(targets) == 0 {
 		return len(alive) == 0
 	}
-	if n, err := list.Join(targets); err != nil {
-		g.log.Debug("gossip finds nobody", "tried", len(targets), "reached", n, "err", err)
+	var group sync.WaitGroup
+	for _, target := range targets {
+		group.Go(func() { // all at once: after a restart most may have moved, and each costs streamWait
+			if _, err := list.Join([]string{target}); err != nil {
+				g.log.Debug("gossip does not find a node", "addr", target, "err", err)
+			}
+		})
 	}
+	group.Wait()
 	return len(alive) == 0
 }
 

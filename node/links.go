@@ -84,11 +84,10 @@ func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation u
 
 func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *linkRun, generation uint64) error {
 	s := n.consensus.State()
-	peer, ok := s.Node(l.To)
-	if !ok {
+	if _, ok := s.Node(l.To); !ok {
 		return errors.New("the peer is not in the roster")
 	}
-	conn, err := n.mux.Open(ctx, l.To, peer.Addr, mux.KindLink)
+	conn, err := n.mux.Open(ctx, l.To, n.addrOf(l.To), mux.KindLink)
 	if err != nil {
 		return err
 	}
@@ -100,7 +99,7 @@ func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *
 		select {
 		case <-lr.drain:
 			// The keeper beats with the peers of the layout, and the layout has this link no more.
-			_ = n.mux.Beat(ctx, l.To, peer.Addr) // a dead peer's link breaks
+			_ = n.mux.Beat(ctx, l.To, n.addrOf(l.To)) // a dead peer's link breaks
 		case <-ctx.Done():
 		}
 	})
@@ -139,8 +138,8 @@ func (n *Node) beatOn(ctx context.Context, id topology.NodeID) {
 	pause := retryMin
 	for ctx.Err() == nil {
 		start := time.Now()
-		if peer, ok := n.consensus.State().Node(id); ok {
-			err := n.mux.Beat(ctx, id, peer.Addr)
+		if _, ok := n.consensus.State().Node(id); ok {
+			err := n.mux.Beat(ctx, id, n.addrOf(id))
 			if time.Since(start) > retryMax {
 				pause = retryMin
 			}

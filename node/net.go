@@ -31,25 +31,6 @@ func (c consensusNet) Open(ctx context.Context, id topology.NodeID, addr string,
 	return c.n.mux.Open(ctx, id, addr, kinds[s])
 }
 
-// seedsKept is how many addresses that the log had before a restart are tried for ever beside the
-// seeds: some of them still hold when most have changed.
-const seedsKept = 8
-
-// seeds are the addresses at which gossip looks for the others: those the config names, and after
-// a restart those of the log, voters first.
-func (n *Node) seeds() []string {
-	s := n.consensus.State()
-	list := slices.Clone(n.cfg.Join)
-	for _, votes := range []bool{true, false} {
-		for _, m := range s.Roster {
-			if len(list) < len(n.cfg.Join)+seedsKept && m.ID != n.self.ID && s.Votes(m.ID) == votes && !slices.Contains(list, m.Addr) {
-				list = append(list, m.Addr)
-			}
-		}
-	}
-	return list
-}
-
 // addrOf is where a node is: as gossip has it while it lives, else as the log has it, else where
 // gossip saw it last. "" is not known.
 func (n *Node) addrOf(id topology.NodeID) string {

@@ -203,7 +203,7 @@ func (n *Node) join() error {
 	}
 	n.gossip, err = gossip.New(gossip.Config{
 		Self: gossip.Member{ID: n.self.ID, Addr: n.self.Addr, Boot: n.self.Boot, Roles: n.self.Roles, Tags: n.self.Tags, Version: Version},
-		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.seeds(), Log: n.log,
+		Net:  gossipNet{n.mux}, Secret: n.cfg.Secret, Seeds: n.cfg.Join, Log: n.log,
 	})
 	if err != nil {
 		return err

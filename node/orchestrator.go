@@ -244,6 +244,11 @@ func (o *orchestrator) presence(s *consensus.State, members map[topology.NodeID]
 			alive[id] = s.Votes(id) || now.Sub(o.refused[id]) >= probeAgain
 		}
 	}
+	for _, id := range s.Voters {
+		if _, seen := members[id]; !seen && now.Sub(o.leading) < unseenMax {
+			alive[id] = true // the others of a cluster that restarts come one by one
+		}
+	}
 	return alive, left
 }
 
