@@ -85,6 +85,7 @@ for l in sys.stdin: print(l.rstrip("\n").upper())`
 
 // Real programs answer lines, and blocks of them with blocks.
 func TestLinePrograms(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		cfg  Config
@@ -120,6 +121,7 @@ func TestLinePrograms(t *testing.T) {
 
 // What a program may do wrong ends it, and its records say how.
 func TestLineErrors(t *testing.T) {
+	t.Parallel()
 	const asks = "sh printed a line that nobody asked for: in mode: line it must answer each line with one; mode: each lets it print any number"
 	for _, tc := range []struct {
 		name   string
@@ -136,8 +138,8 @@ func TestLineErrors(t *testing.T) {
 		{"closes its output", "exec cat >&-", []string{"a"}, false, "!sh: exit 1: cat: standard output: Bad file descriptor "},
 		{"closes its output and lives", "exec >&-; trap '' TERM; sleep 600; sleep 600", []string{"a"}, false, "!sh: closed its output, and was killed as it did not end "},
 		{"not found", "no-such-program", []string{"a"}, true, "!sh: exit 127, program not found: "},
-		{"holds back", "sed s/a/b/", []string{"a", "b"}, true, "!sh has read a line and not answered it for 300ms: run sed -u, so that it holds no answer back; one that does not answer every line needs mode: each !~"},
-		{"drops", "cat >/dev/null", []string{"a"}, true, "!sh has read a line and not answered it for 300ms: let it flush each answer (as python3 -u does), or raise deadline if it is slow; one that does not answer every line needs mode: each "},
+		{"holds back", "sed s/a/b/", []string{"a", "b"}, true, "!sh has read a line and not answered it for 1s: run sed -u, so that it holds no answer back; one that does not answer every line needs mode: each !~"},
+		{"drops", "cat >/dev/null", []string{"a"}, true, "!sh has read a line and not answered it for 1s: let it flush each answer (as python3 -u does), or raise deadline if it is slow; one that does not answer every line needs mode: each "},
 		{"two for one", "sed -u p", []string{"a"}, true, "!" + asks + " "},
 		{"two for one, one after the other", `while read x; do echo "$x"; echo "$x"; done`, []string{"a"}, true, "!" + asks + " "},
 		{"a greeting", "echo hello; exec cat", []string{"a"}, true, "!" + asks + " "},
@@ -146,7 +148,7 @@ func TestLineErrors(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			l, ctx := startLine(t, Config{Sh: tc.sh})
-			l.probe = 300 * time.Millisecond
+			l.probe = time.Second
 			b := newFakeBatch(len(tc.in))
 			if err := l.handle(ctx, batchOf(tc.in...), b); err != nil {
 				t.Fatal(err)
@@ -164,26 +166,47 @@ func TestLineErrors(t *testing.T) {
 	}
 }
 
+// An answer is as large as a record may be, however many lines it is of.
+func TestLineRecordMax(t *testing.T) {
+	t.Parallel()
+	for _, in := range []string{"1234567", "123\n567", "12345678", "1\n3\n5\n78"} {
+		l, ctx := startLine(t, Config{Exec: []string{"cat"}, RecordMax: 7})
+		b := newFakeBatch(1)
+		if err := l.handle(ctx, batchOf(in), b); err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("%q", in)
+		if len(in) > 7 {
+			want = "!cat: printed more than 7 bytes for one record and was killed: raise record-max "
+		}
+		if got := b.fates(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 // A program that is slow to start, or between two answers, is not one that holds back.
 func TestLineSlowPrograms(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, sh string
 		deadline time.Duration
 		want     string
 	}{
-		{"starts late", "sleep 0.5; cat", 0, `"a""b"`},
+		{"starts late", "sleep 1.5; cat", 0, `"a""b""c"`},
 		{"never reads", "sleep 600", 200 * time.Millisecond, "!sh has not read a line for 200ms: raise deadline if it is slow to start "},
-		{"slow answers", `while read x; do sleep 0.2; echo "$x"; done`, 10 * time.Second, `"a""b"`},
-		{"answers one", `read x; echo "$x"; sleep 600`, 200 * time.Millisecond, `"a"!sh: gave no answer for 200ms, with 1 of its lines unanswered, and was killed: in mode: line it must answer each; raise deadline if it is slow `},
+		{"slow answers", `while read x; do sleep 0.75; echo "$x"; done`, 2 * time.Second, `"a""b""c"`},
+		{"answers one", `read x; echo "$x"; sleep 600`, time.Second, `"a"!sh: gave no answer for 1s, with 2 of its lines unanswered, and was killed: in mode: line it must answer each; raise deadline if it is slow `},
+		{"answers two", `read x; echo "$x"; read x; echo "$x"; sleep 600`, time.Second, `"a""b"!sh: gave no answer for 1s, with 1 of its lines unanswered, and was killed: in mode: line it must answer each; raise deadline if it is slow `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			l, ctx := startLine(t, Config{Sh: tc.sh, Deadline: tc.deadline})
 			if tc.deadline == 0 {
-				l.probe = 100 * time.Millisecond
+				l.probe = 500 * time.Millisecond
 			}
-			b := newFakeBatch(2)
-			if err := l.handle(ctx, batchOf("a", "b"), b); err != nil {
+			b := newFakeBatch(3)
+			if err := l.handle(ctx, batchOf("a", "b", "c"), b); err != nil {
 				t.Fatal(err)
 			}
 			if got := b.fates(); !strings.HasPrefix(got, tc.want) {
@@ -195,6 +218,7 @@ func TestLineSlowPrograms(t *testing.T) {
 
 // Much more than pipes hold goes through at once, in order, in lines and in blocks.
 func TestLineFlow(t *testing.T) {
+	t.Parallel()
 	for _, procs := range []int{1, 3} {
 		l, ctx := startLine(t, Config{Exec: []string{"cat"}, Procs: procs, RecordMax: 8 << 20})
 		l.proven.Store(true)
@@ -229,6 +253,7 @@ func TestLineFlow(t *testing.T) {
 
 // A process that ended is started again for the next record, later each time.
 func TestLineRestarts(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	l, ctx := startLine(t, Config{Sh: `read x; echo "$$ $x"`, Log: lines(&log), Role: "r"})
 	pids := make(map[string]bool)
@@ -252,6 +277,7 @@ func TestLineRestarts(t *testing.T) {
 
 // A record that was blamed before is alone with its process, so that it ends for no other.
 func TestLineSuspects(t *testing.T) {
+	t.Parallel()
 	l, ctx := startLine(t, Config{Sh: `while read x; do test "$x" = bad && exit 3; echo "$x"; done`})
 	rs := batchOf("a", "bad", "b", "c")
 	b := newFakeBatch(len(rs))

@@ -75,6 +75,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("field Procs: %d is negative", c.Procs)
 	case c.RecordMax < 0:
 		return fmt.Errorf("field RecordMax: %d is negative", c.RecordMax)
+	case c.Line && len(c.OK) > 0:
+		return errors.New("field OK: a program that stays is not judged by its exit code")
 	case c.Deadline < 0:
 		return fmt.Errorf("field Deadline: %v is negative", c.Deadline)
 	}

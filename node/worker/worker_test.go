@@ -183,6 +183,8 @@ func TestConfigErrors(t *testing.T) {
 		{"both", Config{Exec: []string{"a"}, Sh: "b"}, "worker: fields Exec and Sh: only one of them may be set"},
 		{"no name", Config{Exec: []string{""}}, "worker: field Exec: the program's name is empty"},
 		{"negative procs", Config{Sh: "a", Procs: -1}, "worker: field Procs: -1 is negative"},
+		{"line with codes", Config{Sh: "a", Line: true, OK: []int{1}}, "worker: field OK: a program that stays is not judged by its exit code"},
+		{"negative deadline", Config{Sh: "a", Line: true, Deadline: -1}, "worker: field Deadline: -1ns is negative"},
 		{"bad code", Config{Sh: "a", OK: []int{256}}, "worker: OK: 256 is no exit code: 0 to 255"},
 		{"not on PATH", Config{Exec: []string{"no-such-program"}}, "run no-such-program: no program of that name on PATH"},
 		{"no file", Config{Exec: []string{"./no.sh"}}, "run no.sh: there is no file DIR/no.sh"},
