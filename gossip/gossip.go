@@ -105,8 +105,8 @@ type Config struct {
 // validate returns the first error, with the name of the field.
 func (c Config) validate() error {
 	switch {
-	case c.Self.ID == "" || len(c.Self.ID) > idBytesMax || strings.Contains(string(c.Self.ID), "/"):
-		return fmt.Errorf("Self.ID %q: want 1 to %d bytes without a slash", c.Self.ID, idBytesMax)
+	case c.Self.ID == "" || len(c.Self.ID) > idBytesMax || strings.ContainsAny(string(c.Self.ID), "/@"):
+		return fmt.Errorf("Self.ID %q: want 1 to %d bytes without / and @", c.Self.ID, idBytesMax)
 	case c.Net == nil:
 		return errors.New("Net is missing")
 	case len(c.Secret) != secretBytes:
@@ -338,12 +338,16 @@ func (g *Gossip) leave(list *memberlist.Memberlist) {
 	}
 }
 
-// set records a member and wakes those who wait.
+// set records a member, unless a later start of it is known, and wakes those who wait.
 func (g *Gossip) set(m Member) {
 	m.Since = time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if old, ok := g.members[m.ID]; ok && old.State == m.State {
+	old, known := g.members[m.ID]
+	switch {
+	case known && old.Boot > m.Boot:
+		return
+	case known && old.Boot == m.Boot && old.State == m.State:
 		m.Since = old.Since
 	}
 	g.members[m.ID] = m
@@ -371,7 +375,7 @@ func (g *Gossip) wake() {
 
 func (g *Gossip) listConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
-	c.Name = string(g.self.ID)
+	c.Name = nameOf(g.self.ID, g.self.Boot)
 	c.Transport = g.transport
 	c.BindAddr, c.BindPort = "", int(g.transport.self.Port())
 	c.Delegate, c.Events, c.Alive = &delegate{g}, &delegate{g}, &delegate{g}

@@ -121,10 +121,14 @@ func TestNodeComesBackAtAnotherAddress(t *testing.T) {
 		l.sever(true, []*lanNode{a}, []*lanNode{b})
 		b.stop()
 		c := l.start(3, func(c *Config) { c.Self.ID, c.Self.Boot = "n2", 2 })
-		took := within(t, 30*time.Second, []*lanNode{a}, "n2 back", func(ms map[topology.NodeID]Member) bool {
+		took := within(t, time.Second, []*lanNode{a}, "n2 back", func(ms map[topology.NodeID]Member) bool {
 			return ms["n2"].State == StateAlive && ms["n2"].Boot == 2 && ms["n2"].Addr == lanAddr(3)
 		})
 		t.Logf("back after %v", took)
+		time.Sleep(time.Minute) // the old start dies
+		if m := a.Members()[1]; m.State != StateAlive || m.Boot != 2 {
+			t.Errorf("a minute later n2 is %+v", m)
+		}
 		stopAll(l, []*lanNode{a, c})
 	})
 }
@@ -142,6 +146,7 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{"Self.ID", func(c *Config) { c.Self.ID = "" }},
 		{"Self.ID", func(c *Config) { c.Self.ID = "a/b" }},
+		{"Self.ID", func(c *Config) { c.Self.ID = "a@1" }},
 		{"Self.Addr", func(c *Config) { c.Self.Addr = "host:7411" }},
 		{"Net is missing", func(c *Config) { c.Net = nil }},
 		{"Secret has 3 bytes, want 32", func(c *Config) { c.Secret = []byte("abc") }},

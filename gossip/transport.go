@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
-
-	"weir/topology"
 )
 
 const (
@@ -159,7 +157,7 @@ func (t *transport) DialTimeout(addr string, d time.Duration) (net.Conn, error) 
 func (t *transport) DialAddressTimeout(a memberlist.Address, d time.Duration) (net.Conn, error) {
 	ctx, cancel := t.dialContext(d)
 	defer cancel()
-	c, err := t.net.Open(ctx, topology.NodeID(a.Name), a.Addr)
+	c, err := t.net.Open(ctx, idOf(a.Name), a.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("open gossip stream to %s: %w", a.Addr, err)
 	}
