@@ -39,7 +39,6 @@ var notYet = []Builtin{
 	{Name: "f24-killer-record", Lacks: "there is no quarantine yet"},
 	{Name: "f29-source-reset", Lacks: "positions of taps are not kept yet"},
 	{Name: "f30-partial-write", Lacks: "sinks write at once here: see the sink's own tests"},
-	{Name: "f32-power-loss-of-all", Lacks: "a cluster in memory does not survive the loss of all its nodes"},
 	{Name: "f35-out-of-files", Lacks: "simulated nodes open no files"},
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -44,6 +45,8 @@ const (
 	// chaosLarge is of how many seeds one has records so large, and nodes with so little memory,
 	// that a stalled sink fills the windows within some seconds.
 	chaosLarge = 8
+	// chaosDisks is of how many seeds one has nodes with disks, which come back as who they were.
+	chaosDisks = 2
 	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
 	chaosStart = 6 * time.Second
 	chaosQuiet = 2 * time.Second
@@ -75,9 +78,13 @@ func Chaos(level Level, seed uint64) (string, error) {
 			fmt.Fprintf(b, "%s %.2f%%\n", bad.what, r.Float64()*bad.most)
 		}
 	}
-	faults := drawable
+	faults := slices.Clone(drawable)
 	if h.severe {
-		faults = append(faults[:len(faults):len(faults)], "restart random tap")
+		faults = append(faults, "restart random tap")
+	}
+	if mix(seed, hash("disks"))%chaosDisks == 0 {
+		b.WriteString("disks\n")
+		faults = append(faults, drawableWithDisks...)
 	}
 	for at := chaosStart; at < chaosLength-chaosQuiet; at += time.Duration(r.ExpFloat64() * float64(h.every)).Round(time.Millisecond) {
 		lasts := millis(r, 500, int(h.lasts/time.Millisecond))
@@ -119,6 +126,19 @@ var drawable = []string{
 	"stall random worker for LASTS",
 	"stall random sink for LASTS",
 	"stall sink for LASTS",
+}
+
+// drawableWithDisks are those that a cluster in memory does not survive, or does not notice.
+var drawableWithDisks = []string{
+	"kill all for LASTS",
+	"kill voter for LASTS",
+	"kill random tap for LASTS",
+	"restart leader",
+	"restart random voter",
+	"restart random voter",
+	"move random voter",
+	"move random worker",
+	"move random sink",
 }
 
 // fill draws what a fault leaves open.

@@ -130,6 +130,7 @@ func (q *quiet) see(e *Event) {
 		q.down[e.Node] = true
 	case EventStarted:
 		q.up[e.Node] = true
+		delete(q.down, e.Node)
 	default:
 		return
 	}

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"weir/topology"
@@ -20,7 +22,7 @@ const (
 type deathRules struct {
 	c      *check
 	open   map[topology.NodeID]map[LifeID]time.Duration // by receiver: since when
-	down   map[topology.NodeID]time.Duration            // since when
+	down   map[topology.NodeID]bool                     // dead or frozen
 	deaths []death                                      // by when they are judged
 	young  []death                                      // the same, for links that were young
 }
@@ -32,7 +34,7 @@ type death struct {
 
 func newDeathRules(c *check) *deathRules {
 	return &deathRules{
-		c: c, open: make(map[topology.NodeID]map[LifeID]time.Duration), down: make(map[topology.NodeID]time.Duration),
+		c: c, open: make(map[topology.NodeID]map[LifeID]time.Duration), down: make(map[topology.NodeID]bool),
 	}
 }
 
@@ -40,11 +42,18 @@ func (r *deathRules) see(e *Event) {
 	r.judgeAll(e.At)
 	switch e.Kind {
 	case EventKilled, EventPaused:
-		r.down[e.Node] = e.At
+		r.down[e.Node] = true
 		r.deaths = append(r.deaths, death{e.Node, e.At})
 		r.young = append(r.young, death{e.Node, e.At})
-	case EventResumed:
+	case EventResumed: // it goes on with what it held
 		delete(r.down, e.Node)
+		its := func(d death) bool { return d.node == e.Node }
+		r.deaths, r.young = slices.DeleteFunc(r.deaths, its), slices.DeleteFunc(r.young, its)
+	case EventStarted: // of the links that it had open before, it tells no end
+		delete(r.down, e.Node)
+		for _, lives := range r.open {
+			maps.DeleteFunc(lives, func(id LifeID, _ time.Duration) bool { return r.c.h.Life(id).Link.From == e.Node })
+		}
 	case EventLinkOpen:
 		to := r.c.h.Life(e.Life).Link.To
 		if r.open[to] == nil {
@@ -71,12 +80,9 @@ func (r *deathRules) judgeAll(now time.Duration) {
 // judge asks that the links to a dead node are gone after some time, of those that had such an
 // age when it died.
 func (r *deathRules) judge(d death, after time.Duration, such func(age time.Duration) bool) {
-	if since, down := r.down[d.node]; !down || since != d.at {
-		return
-	}
 	for id, opened := range r.open[d.node] {
 		from := r.c.h.Life(id).Link.From
-		if _, down := r.down[from]; down || !such(d.at-opened) {
+		if r.down[from] || !such(d.at-opened) {
 			continue
 		}
 		r.c.violated("F3", d.at+after, subject{lives: []LifeID{id}, from: d.at},

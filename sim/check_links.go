@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"time"
 
 	"weir/topology"
@@ -47,6 +48,9 @@ func newLinkRules(c *check, q *quiet) *linkRules {
 }
 
 func (r *linkRules) see(e *Event) {
+	if e.Kind == EventStarted {
+		r.forget(e.Node)
+	}
 	if e.Life == 0 {
 		return
 	}
@@ -81,6 +85,19 @@ func (r *linkRules) see(e *Event) {
 	case EventDone:
 		r.done(e, l)
 	}
+}
+
+// forget ends what a node had before it started anew.
+func (r *linkRules) forget(id topology.NodeID) {
+	for i := range r.lives {
+		if i == 0 {
+			continue
+		}
+		link := r.c.h.Life(LifeID(i)).Link
+		r.lives[i].senderEnded = r.lives[i].senderEnded || link.From == id
+		r.lives[i].receiverOver = r.lives[i].receiverOver || link.To == id
+	}
+	maps.DeleteFunc(r.roles, func(k receiverKey, _ *roleSeen) bool { return k.node == id })
 }
 
 // role is the receiving role that an event is about.

@@ -138,6 +138,10 @@ func TestRules(t *testing.T) {
 		{"a receiver soon awake", []any{open, 5 * time.Second, node(EventPaused, sinkNode), 2 * time.Second, node(EventResumed, sinkNode), after}, nil},
 		{"a young link to a dead receiver", []any{open, time.Second, node(EventKilled, sinkNode), 5 * time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
 		{"a young link to a dead receiver, too long", []any{open, time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
+		{"a dead receiver, back soon and not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, node(EventStarted, sinkNode), after}, []string{"F3"}},
+		{"a dead receiver, back soon and left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, node(EventStarted, sinkNode), linkEvent(EventLinkClose, one, 0, 0), after}, nil},
+		{"a dead sender, back soon", []any{flows, linkEvent(EventSent, one, 1, 3), node(EventKilled, workNode), time.Second, node(EventStarted, workNode), after, node(EventKilled, sinkNode), after, node(EventStarted, sinkNode), after}, nil},
+		{"never acked, its tap is back", []any{read(0), node(EventKilled, tapNode), time.Second, node(EventStarted, tapNode), after}, []string{"I13"}},
 
 		{"a leader a term", []any{elected(workNode, 1), elected(sinkNode, 2), elected(sinkNode, 2)}, nil},
 		{"two leaders in a term", []any{elected(workNode, 2), elected(sinkNode, 2)}, []string{"I11"}},

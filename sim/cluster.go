@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type cluster struct {
 	secret   []byte
 	bug      stream.Bug
 	pipeline topology.Pipeline
+	disks    string // the folder of the nodes' data dirs; "": they keep nothing
 
 	members []*member // in the order of their names in the scenario
 	founder *member   // its first start makes the cluster
@@ -54,12 +56,14 @@ type member struct {
 	name, role string // role: "" = none
 	addr       netip.AddrPort
 	boots      int
+	moves      int   // to other addresses
 	life       *life // nil: nobody there
+	last       *life // the newest, which may have ended
 	leaving    *life // the one before, which was told to leave
 	lives      sync.WaitGroup
 }
 
-// life is one start of a node: in memory, so its ID is new each time (DESIGN 3).
+// life is one start of a node. Without a disk its ID is new each time (DESIGN 3).
 type life struct {
 	id     topology.NodeID
 	node   *node.Node
@@ -94,19 +98,29 @@ func newCluster(s *Scenario, cfg Config, net *network, load *Workload, h *Histor
 
 // place makes room for a node.
 func (c *cluster) place(name, role string) *member {
-	n := len(c.members) + 1
-	addr := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
-	m := &member{name: name, role: role, addr: netip.AddrPortFrom(addr, simPort)}
+	m := &member{name: name, role: role}
 	c.members = append(c.members, m)
+	m.addr = address(m, len(c.members))
 	return m
 }
 
-// start starts the node of a member that has none.
+// move gives a member another address, for its next start.
+func (c *cluster) move(m *member) {
+	m.moves++
+	m.addr = address(m, 1+slices.Index(c.members, m))
+}
+
+// address is that of the nth member.
+func address(m *member, n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(m.moves), byte(n >> 8), byte(n)}), simPort)
+}
+
+// start starts the node of a member that has none: with a disk the one that it was.
 func (c *cluster) start(m *member) error {
 	c.hurry(m)
 	m.boots++
 	id := topology.NodeID(m.name)
-	if m.boots > 1 {
+	if m.boots > 1 && c.disks == "" {
 		id = topology.NodeID(fmt.Sprintf("%s.%d", m.name, m.boots))
 	}
 	cfg := node.Config{
@@ -120,6 +134,12 @@ func (c *cluster) start(m *member) error {
 	if m != c.founder || m.boots > 1 {
 		cfg.Join = c.seeds(m)
 	}
+	if c.disks != "" {
+		cfg.DataDir = filepath.Join(c.disks, m.name)
+		if m.last != nil {
+			<-m.last.ended // it was killed, or hurried: until then it has its data dir
+		}
+	}
 	pace := newPace()
 	if m.role != "" {
 		cfg.Roles = []node.Role{pace.paced(c.load.Role(m.role, id))}
@@ -130,7 +150,7 @@ func (c *cluster) start(m *member) error {
 	}
 	ctx, stop := context.WithCancelCause(context.Background()) // close ends it
 	l := &life{id: id, node: n, port: cfg.Conn.(*port), stop: stop, pace: pace, ended: make(chan struct{})}
-	m.life = l
+	m.life, m.last = l, l
 	c.history.Add(Event{Kind: EventStarted, Node: id, N: uint64(m.boots)})
 	m.lives.Go(func() { // ended by stop; joined by close
 		defer close(l.ended)
@@ -267,9 +287,11 @@ func (c *cluster) voting() (members []*member, voters int) {
 }
 
 // mayLose reports whether the cluster survives the loss of m for good: it votes not, or all
-// voters live and there are three at least. Until votes are kept on disk a node that comes back
-// has none.
+// voters live and there are three at least. A node without a disk comes back without its vote.
 func (c *cluster) mayLose(m *member) bool {
+	if c.disks != "" {
+		return true
+	}
 	living, voters := c.voting()
 	return !slices.Contains(living, m) || len(living) == voters && voters >= 3
 }

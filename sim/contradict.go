@@ -62,11 +62,14 @@ func (s *Scenario) contradiction() error {
 		if err := s.setTwice(i); err != nil {
 			return s.at(st, err)
 		}
-		if !slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbPause, verbStall, verbSlow}, st.act.verb) {
+		if !slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbMove, verbPause, verbStall, verbSlow}, st.act.verb) {
 			continue
 		}
 		for _, t := range st.act.groups[0] {
 			for _, name := range s.meant(t) {
+				if d, is := away[name]; is && name != t.word && (d.back == 0 || st.at < d.back) {
+					continue // a class or a role means those who are there
+				}
 				if err := takeAway(st, name, away, alive); err != nil {
 					return s.at(st, err)
 				}

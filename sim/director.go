@@ -100,7 +100,7 @@ func (d *director) step(i int, st step) error {
 	var undo func() error
 	var err error
 	switch st.act.verb {
-	case verbKill, verbDrain, verbRestart:
+	case verbKill, verbDrain, verbRestart, verbMove:
 		undo, end, err = d.takeAway(st, first, end)
 	case verbAdd:
 		err = d.add(st)
@@ -141,7 +141,7 @@ func (d *director) takeAway(st step, who []*member, end time.Duration) (undo fun
 		}
 	}
 	switch {
-	case st.act.verb == verbRestart:
+	case st.act.verb == verbRestart, st.act.verb == verbMove:
 		end = min(d.s.Length, st.at+restartPause)
 	case st.lasts == 0:
 		d.healed = d.net.now() // nobody comes back: what is left must do from now on
@@ -149,15 +149,26 @@ func (d *director) takeAway(st step, who []*member, end time.Duration) (undo fun
 	}
 	return func() error {
 		for _, m := range who {
-			if m.life != nil {
-				continue // another step brought it back
+			if st.act.verb == verbMove {
+				d.c.move(m)
 			}
-			if err := d.c.start(m); err != nil {
-				return err
+			at := end
+			if len(who) > 1 { // in any order
+				at += time.Duration(unit(mix(mix(d.c.seed, uint64(end)), hash(m.name))) * float64(bootsApart))
 			}
+			d.plan(at, func() error { return d.bring(m) })
 		}
 		return nil
 	}, end, nil
+}
+
+// bring starts the node of a member, unless another step brought it back.
+func (d *director) bring(m *member) error {
+	d.healed = d.net.now()
+	if m.life != nil {
+		return nil
+	}
+	return d.c.start(m)
 }
 
 func (d *director) add(st step) error {
@@ -293,8 +304,8 @@ func (d *director) who(i int, st step) (sides [][]*member) {
 
 // find resolves one target. chance picks among several.
 func (d *director) find(st step, t target, chance uint64) (found []*member) {
-	losing := slices.Contains([]verb{verbKill, verbDrain, verbRestart}, st.act.verb)
-	alive := slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbPause, verbStall, verbSlow}, st.act.verb)
+	losing := slices.Contains(losingVerbs, st.act.verb)
+	alive := losing || slices.Contains([]verb{verbPause, verbStall, verbSlow}, st.act.verb)
 	leads, _ := d.c.leader()
 	voting, _ := d.c.voting()
 	for _, m := range d.c.members {

@@ -10,8 +10,9 @@
 // Go's scheduler: two runs of a seed have the same schedule and, as far as the product is right,
 // the same verdict.
 //
-// It never opens a socket or a file of the machine, and is no part of a node: the product tells it
-// what happens by hooks that are nil in production.
+// It never opens a socket of the machine, and no file but the data dirs of a scenario with disks, in
+// a folder of its own. It is no part of a node: the product tells it what happens by hooks that are
+// nil in production.
 //
 // Goroutines: Run owns one that watches that virtual time goes on and one that enters it
 // (bubble.go). Inside are the network's (network.go), one for each node (cluster.go), and the

@@ -27,6 +27,7 @@ func (h *History) Hooks(id topology.NodeID, bug stream.Bug) *node.Hooks {
 			Reached: h.marks.reach,
 			Bug:     bug,
 		},
+		NoSync:  true,
 		Elected: func(term uint64) { h.Add(Event{Kind: EventElected, Node: id, N: term}) },
 		State: func(s node.StateSeen) {
 			h.Add(Event{Kind: EventState, Node: id, N: s.Index, State: &StateSeen{

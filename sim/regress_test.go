@@ -1,6 +1,9 @@
 package sim
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // regressions are the runs in which the simulator found a bug of the product, with the seed that
 // showed it. The seed does not fix the order of goroutines, so each bug has a test of its own,
@@ -47,6 +50,63 @@ func TestCrashLoopIsCheap(t *testing.T) {
 	t.Log(r.Packets, "packets")
 	if most := uint64(23_000); r.Packets > most {
 		t.Errorf("%d packets, want at most %d", r.Packets, most)
+	}
+}
+
+// A node with a disk comes back as who it was; without one it has a new name.
+func TestRestartKeepsTheName(t *testing.T) {
+	for _, test := range []struct{ text, second string }{
+		{"disks\n", "work-1"},
+		{"", "work-1.2"},
+	} {
+		s, err := ParseScenario("restart", test.text+"length 15s\nrate 20\nnodes 7\nat 8s move work-1", Shape{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Run(Config{Scenario: s, Seed: 1})
+		promised(t, r)
+		var starts []string
+		for _, e := range r.History.All {
+			if e.Kind == EventStarted && servedBy(e.Node) == "work" && (e.N > 1 || e.Node == "work-1") {
+				starts = append(starts, string(e.Node))
+			}
+		}
+		if len(starts) != 2 || starts[1] != test.second {
+			t.Errorf("%qwork-1 starts as %q, want it to come back as %s", test.text, starts, test.second)
+		}
+	}
+}
+
+// A worker that joins while nobody leads works once somebody does, and records flow meanwhile (A8).
+func TestJoinWithoutLeader(t *testing.T) {
+	text, err := FindBuiltin("join-without-leader")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ParseScenario("join", text, Shape{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Run(Config{Scenario: s, Seed: 1})
+	promised(t, r)
+	joined := nodeName("work", len(s.nodeNames("work"))+1)
+	var killed, led, worked time.Duration
+	acked := 0 // while nobody leads
+	for _, e := range r.History.All {
+		switch {
+		case e.Kind == EventKilled && killed == 0:
+			killed = e.At
+		case e.Kind == EventElected && killed > 0 && led == 0:
+			led = e.At
+		case e.Kind == EventHandled && string(e.Node) == joined && worked == 0:
+			worked = e.At
+		case e.Kind == EventAcked && killed > 0 && led == 0:
+			acked++
+		}
+	}
+	t.Logf("killed %v, led %v, worked %v, %d acked meanwhile", killed, led, worked, acked)
+	if led-killed > 2*time.Second || acked == 0 || worked == 0 || worked-led > settleMax {
+		t.Errorf("killed %v, led %v, worked %v, %d acked meanwhile", killed, led, worked, acked)
 	}
 }
 

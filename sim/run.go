@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,6 +113,15 @@ func (r *run) run() error {
 	history := NewHistory()
 	load := newWorkload(s, r.cfg.Seed, history)
 	c := newCluster(s, r.cfg, net, load, history)
+	if s.Disks {
+		dir, err := os.MkdirTemp("", "weir-sim-")
+		if err != nil {
+			cancel()
+			return fmt.Errorf("make disks: %w", err)
+		}
+		defer os.RemoveAll(dir) // all nodes have ended
+		c.disks = dir
+	}
 	d := &director{s: s, c: c, net: net, timeline: &r.result.Timeline}
 	var carrier sync.WaitGroup
 	carrier.Go(func() { _ = net.run(ctx) }) // ended by cancel

@@ -25,6 +25,7 @@ import (
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked
 //	size 16KiB                                        a record's bytes; some twenty if left out
+//	disks                                             a node that comes back is who it was
 //	memory 2MiB                                       that a node's windows may hold
 //
 //	at 30s kill leader for 10s                        for: undone after that time
@@ -45,6 +46,7 @@ type Scenario struct {
 	Rate   int    // records a second, of all taps together
 	Length time.Duration
 	Size   int // bytes of a record, filled up to; 0 = no more than it says
+	Disks  bool
 	Memory int // bytes that a node's windows may hold; 0 = the product's default
 
 	steps []step // by time
@@ -201,6 +203,10 @@ func (p *parser) statement(words []string, shape Shape) (err error) {
 		p.s.Length, err = duration(rest)
 		if err == nil && p.s.Length > lengthMax {
 			err = fmt.Errorf("length %s: at most %v", rest, lengthMax)
+		}
+	case "disks":
+		if p.s.Disks = true; rest != "" {
+			err = fmt.Errorf("disks: %q says nothing here", rest)
 		}
 	case "size":
 		p.s.Size, err = bytesOf(rest)

@@ -24,6 +24,7 @@ nodes 10
 rate 200
 length 40s
 size 16KiB
+disks
 memory 2MiB
 
 at 10s kill leader for 5s
@@ -34,7 +35,7 @@ at 20s partition work-1 sink-1 | rest for 10s
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.About != "what it shows" || s.Rate != 200 || s.Length != 40*time.Second || s.Size != 16<<10 || s.Memory != 2<<20 {
+	if s.About != "what it shows" || s.Rate != 200 || s.Length != 40*time.Second || s.Size != 16<<10 || !s.Disks || s.Memory != 2<<20 {
 		t.Errorf("header: %q %d %v %d %d", s.About, s.Rate, s.Length, s.Size, s.Memory)
 	}
 	names := strings.Join(s.allNames(), " ")
@@ -65,7 +66,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"at 5s kill nobody-at-all":         "line 1: unknown node nobody-at-all: there are source-1, work-1, work-2, work-3, work-4, work-5, work-6, sink-1, sink-2, bare-1, bare-2, bare-3, source, work, sink, all, rest, leader, follower, voter, worker, tap, sink, bare",
 		"at 5s kill random":                "line 1: random what? want a role or a class of nodes",
 		"at 5s kill":                       "line 1: who? a side names no node",
-		"at 5s":                            "line 1: what happens then? want kill, drain, restart, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
+		"at 5s":                            "line 1: what happens then? want kill, drain, restart, move, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
 		"at soon kill leader":              `line 1: "soon" is no time as 90s or 20ms`,
 		"at 61s kill leader":               "line 1: 1m1s is after the scenario's end, length 1m0s",
 		"every 1ms restart work-1":         "line 1: every 1ms: at least 10ms",
@@ -90,6 +91,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"nodes 100000":                          `line 1: "100000" is no number from 1 to 1000`,
 		"rate 1e9":                              `line 1: "1e9" is no number from 1 to 100000`,
 		"length 48h":                            "line 1: length 48h: at most 24h0m0s",
+		"disks on":                              `line 1: disks: "on" says nothing here`,
 		"size 1MiB":                             "line 1: size 1MiB: at most 512KiB",
 		"memory 1000KiB":                        "line 1: memory 1000KiB: at least 1MiB",
 		"role work nodes":                       "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]",
@@ -103,7 +105,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"# " + strings.Repeat("x", scenarioBytesMax):     fmt.Sprintf("the text has %d bytes, at most %d", scenarioBytesMax+2, scenarioBytesMax),
 		"length 24h\nevery 10ms from 1s restart work-1":  "line 2: more than 10000 steps",
 		"every 5s kill work-1 for 10s":                   "line 1: kill work-1 for 10s at 10s: work-1 is away since 5s (line 1)",
-		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory",
+		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, move, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory, disks",
 	} {
 		_, err := ParseScenario("t", text, Shape{})
 		var at *ScenarioError
@@ -127,6 +129,7 @@ func TestScenarioMay(t *testing.T) {
 		"loss 5% on work-1\nloss 10% on work-2",
 		"at 5s add 3 work\nat 9s kill work-9",
 		"at 5s kill leader\nat 9s kill leader",
+		"at 5s kill all for 9s\nat 9s stall sink\nat 9.5s kill all for 1s",
 		"graph in -> out\nnodes 3",
 	} {
 		if _, err := ParseScenario("t", text, Shape{}); err != nil {

@@ -59,6 +59,7 @@ func TestUnreached(t *testing.T) {
 func TestScenariosReachTheirBranches(t *testing.T) {
 	for name, wanted := range map[string][]string{
 		"full-windows": {"a window has no room for another chunk", "chunks are packed"},
+		"restarts":     {"a later start of a peer connects", "a heartbeat finds that a peer has started anew"},
 	} {
 		text, err := FindBuiltin(name)
 		if err != nil {

@@ -23,6 +23,7 @@ const (
 	verbKill      verb = "kill"      // kill WHO: no word to anybody; for: started again afterwards
 	verbDrain     verb = "drain"     // drain WHO: as kill, but in good order
 	verbRestart   verb = "restart"   // restart WHO: kill, and start again at once
+	verbMove      verb = "move"      // move WHO: restart, at another address
 	verbPause     verb = "pause"     // pause WHO: as SIGSTOP does
 	verbStall     verb = "stall"     // stall WHO: its handlers and sinks take records and do not end
 	verbSlow      verb = "slow"      // slow WHO 10x: its handlers take ten times as long
@@ -38,10 +39,13 @@ const (
 )
 
 var verbs = []string{
-	string(verbKill), string(verbDrain), string(verbRestart), string(verbPause), string(verbStall),
+	string(verbKill), string(verbDrain), string(verbRestart), string(verbMove), string(verbPause), string(verbStall),
 	string(verbSlow), string(verbAdd), string(verbPartition), string(verbCut), string(verbLoss),
 	string(verbDuplicate), string(verbReorder), string(verbDelay), string(verbBandwidth), string(verbMTU),
 }
+
+// losingVerbs are those that take a node away.
+var losingVerbs = []verb{verbKill, verbDrain, verbRestart, verbMove}
 
 // action is what a step does; its verb says which fields count.
 type action struct {
@@ -77,6 +81,7 @@ const (
 	burstMost      = 10_000
 	everyLeast     = 10 * time.Millisecond
 	restartPause   = 200 * time.Millisecond // what a supervisor needs to start a process again
+	bootsApart     = 2 * time.Second        // of machines that are switched on together, at most
 	bandwidthLeast = 10 << 10               // bytes a second: less does not carry the heartbeats
 )
 
@@ -159,7 +164,7 @@ func (p *parser) schedule(st step, every, until time.Duration) error {
 func (p *parser) action(v verb, words []string) (a action, err error) {
 	a.verb = v
 	switch v {
-	case verbKill, verbDrain, verbRestart, verbPause, verbStall:
+	case verbKill, verbDrain, verbRestart, verbMove, verbPause, verbStall:
 		a.groups, err = p.groups(words, "|", 1)
 	case verbSlow:
 		if len(words) < 2 {
@@ -185,7 +190,7 @@ func (p *parser) action(v verb, words []string) (a action, err error) {
 	case verbLoss, verbDuplicate, verbReorder, verbDelay, verbBandwidth, verbMTU:
 		err = p.weather(&a, words)
 	default:
-		err = unknown("word", string(v), append(slices.Clone(verbs), "about", "graph", "role", "nodes", "bare", "rate", "length", "size", "memory")...)
+		err = unknown("word", string(v), append(slices.Clone(verbs), "about", "graph", "role", "nodes", "bare", "rate", "length", "size", "memory", "disks")...)
 	}
 	return a, err
 }

@@ -73,6 +73,7 @@ type partition struct {
 	ended bool   // all there is was read
 	acked bitset // records, by any opening
 	again bitset // records, by the last opening
+	first uint64 // record that the last opening began with
 	read  uint64 // one more than the last record read
 }
 
@@ -146,15 +147,15 @@ func (w *Workload) Settled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range w.partitions {
-		if !p.ended || p.again.count < p.read {
+		if !p.ended || p.again.count+p.first < p.read {
 			return false
 		}
 	}
 	return true
 }
 
-// open begins to read a partition once more.
-func (w *Workload) open(name string) *partition {
+// open begins to read a partition once more, from a record on.
+func (w *Workload) open(name string, first uint64) *partition {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partitions[name]
@@ -163,7 +164,7 @@ func (w *Workload) open(name string) *partition {
 		w.partitions[name] = p
 	}
 	p.opens++
-	p.ended, p.read, p.again = false, 0, bitset{}
+	p.ended, p.first, p.read, p.again = false, first, first, bitset{}
 	return p
 }
 
@@ -286,11 +287,12 @@ type loadTap struct {
 func (t *loadTap) Partitions(context.Context) ([]string, error) { return []string{t.partition}, nil }
 
 func (t *loadTap) Open(_ context.Context, name string, at stream.Mark) (stream.Reader, error) {
-	p := t.w.open(name)
-	r := &loadReader{loadTap: t, p: p, opens: p.opens}
+	first := uint64(0)
 	if len(at) == 8 {
-		r.next = binary.BigEndian.Uint64(at)
+		first = binary.BigEndian.Uint64(at)
 	}
+	p := t.w.open(name, first)
+	r := &loadReader{loadTap: t, p: p, opens: p.opens, next: first}
 	t.w.history.Add(Event{Kind: EventOpened, Node: t.id, Text: name, Record: p.number(r.next), N: p.opens})
 	return r, nil
 }
