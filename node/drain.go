@@ -34,7 +34,7 @@ func (n *Node) drain(ctx context.Context, d api.Drain) (api.Drain, error) {
 		return d, unknownNode(s, d.Node)
 	}
 	d.Notes = alone(s, peer)
-	if id == n.self.ID {
+	if d.Self = id == n.self.ID; d.Self {
 		n.beginDrain()
 		return d, nil
 	}

@@ -299,7 +299,7 @@ func addEdge(sum *api.Edge, latency *[stream.LatencyBuckets]uint64, e edgeReport
 // progress says how far a pipeline is.
 func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]report) api.Pipeline {
 	out := api.Pipeline{
-		Name: p.Name, Version: p.Version, Graph: p.Graph.String(), State: "running", Paused: paused(p), Ending: ending(p),
+		Name: p.Name, Version: p.Version, Graph: p.Graph.String(), Roles: p.Graph.Roles(), State: "running", Paused: paused(p), Ending: ending(p),
 		Taps: []api.Tap{},
 	}
 	taps, done := 0, 0

@@ -17,6 +17,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitWouldChange = 3
 	exitUnreachable = 69
 	exitDisk        = 74
 	exitBusy        = 75

@@ -18,7 +18,8 @@ func newLint() *cobra.Command {
 		Short: "Say what is wrong with a pipeline file; exit 78 if it cannot run",
 		Long: `lint says on stderr what is wrong with a pipeline file, as up would, and runs nothing: a
 line for each problem, with its place. Warnings alone exit 0.`,
-		Args: oneFile,
+		Args:              oneFile,
+		ValidArgsFunction: completeFile,
 	}
 	set := addSet(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the problems on stdout instead, as a JSON array")

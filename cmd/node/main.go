@@ -5,12 +5,13 @@
 //
 //	weir pipe 'CMD' 'CMD' ...   stdin through programs to stdout, one process
 //	weir up FILE                a whole pipeline on this machine, a process per node
-//	weir lint FILE              what is wrong with a pipeline file
+//	weir start                  one node of a cluster of machines
 //	weir status                 what a running cluster does
+//	weir apply FILE             make its pipeline what a file says; plan, graph, pause, drain, ...
 //	weir sim                    whether a simulated cluster keeps its promises
 //	weir bench                  how fast records go, beside raw QUIC and TLS
 //
-// `up` runs the hidden verb `start` of the same binary once per node. Its threads are on one
+// `up` runs the verb `start` of the same binary once per node. Its threads are on one
 // page: the main goroutine starts, watches and ends the processes (fleet.go); a goroutine per
 // process reports its life (child.go) and one polls the status (fleet.go); all are joined
 // before the verb returns.
@@ -70,8 +71,9 @@ func newRoot() *cobra.Command {
 without a broker and without a fixed orchestrator. Any Unix filter is a worker.
 
 Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // ours is in the groups
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return setFromEnv(cmd.Flags(), os.LookupEnv)
 		},
@@ -84,6 +86,22 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 		return cmd.Help()
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError("--%s %s", err) })
-	root.AddCommand(newPipe(), newUp(), newStart(), newCluster(), newLint(), newStatus(), newSim(), newBench(), newBenchNode(), newVersion())
+	cobra.EnableCommandSorting = false // verbs stand in the order of their use
+	for _, g := range []struct {
+		title string
+		verbs []*cobra.Command
+	}{
+		{"First steps:", []*cobra.Command{newUp(), newPipe(), newStart(), newStatus(), newApply(), newSim()}},
+		{"Pipelines:", []*cobra.Command{newLint(), newPlan(), newGraph(), newPause(), newResume()}},
+		{"Nodes:", []*cobra.Command{newCluster(), newDrain()}},
+		{"Besides:", []*cobra.Command{newBench(), newBenchNode(), newCompletion(), newVersion()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, v := range g.verbs {
+			v.GroupID = g.title
+			root.AddCommand(v)
+		}
+	}
+	root.SetHelpCommandGroupID("Besides:")
 	return root
 }

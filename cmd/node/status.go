@@ -1,28 +1,26 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"weir/node/api"
 )
 
-func newStatus() *cobra.Command {
-	var addr string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show what a running cluster does",
-		Long: `status asks a node of this machine, by its Unix socket, what the whole cluster does.
-From elsewhere: ssh HOST weir status.
-
+// statusHelp is the columns of a status.
+const statusHelp = `
   LINES, RECORDS IN   read by the taps so far; a record is a line or a block of lines
   LINES, RECORDS OUT  written by the sinks so far
   TWICE               records that a sink was given a second time, after a fault
@@ -31,47 +29,139 @@ From elsewhere: ssh HOST weir status.
   IN FLIGHT           sent and not yet acked: something that came of them is on its way
   CREDIT              sent and not yet taken, of what the receivers allow
   P99                 time from sending a record to the end of its work there, of all but 1 %
-  STATE               alive, suspect (does not answer), dead, left
+  STATE               alive, draining, suspect (does not answer), dead, left
   VOTE                leads: the orchestrator; votes: elects it; -: neither
   HELD, OF            records that the node keeps until they are acked, and the most it may keep
-  RSS                 the memory of the node's process, without its programs`,
-		Args: cobra.NoArgs,
+  RSS                 the memory of the node's process, without its programs`
+
+// statusConfig is what status was asked to do.
+type statusConfig struct {
+	Addr  string
+	JSON  bool
+	Watch bool
+	Nodes bool // nothing but the nodes
+}
+
+func newStatus() *cobra.Command {
+	var cfg statusConfig
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what a running cluster does",
+		Long: `status asks a node of this machine, by its Unix socket, what the whole cluster does.
+From elsewhere: ssh HOST weir status.
+` + statusHelp,
+		Example: "  weir status --watch\n  weir status nodes\n  weir status --json | jq .pipelines",
+		Args:    cobra.NoArgs,
 	}
-	cmd.Flags().StringVar(&addr, "addr", "", "ask the node at `ADDR`: unix:PATH or HOST:PORT (default the only socket of yours)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the status as JSON")
-	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
-		if addr == "" {
-			var err error
-			if addr, err = onlySocket(api.Sockets()); err != nil {
-				return err
-			}
-		}
-		st, err := api.Get(cmd.Context(), addr)
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(st)
-		}
-		return writeStatus(cmd.OutOrStdout(), st)
-	})
+	cmd.AddCommand(newStatusNodes())
+	cfg.addTo(cmd)
 	return cmd
 }
 
-// onlySocket picks the node to ask among the sockets of this user.
-func onlySocket(paths []string, err error) (addr string, _ error) {
-	switch {
-	case err != nil:
-		return "", err
-	case len(paths) == 0:
-		return "", &exitError{exitUnreachable, fmt.Errorf("no node of yours runs here: there is no socket in %s; name one with --addr", api.Dir())}
-	case len(paths) > 1:
-		return "", &exitError{exitUsage, fmt.Errorf("several nodes of yours run here; choose one:\n  --addr unix:%s",
-			strings.Join(paths, "\n  --addr unix:"))}
+func newStatusNodes() *cobra.Command {
+	cfg := statusConfig{Nodes: true}
+	cmd := &cobra.Command{
+		Use:   "nodes",
+		Short: "Show only the nodes",
+		Long:  "nodes shows the nodes of the cluster, as the last table of status.",
+		Args:  cobra.NoArgs,
 	}
-	return "unix:" + filepath.Clean(paths[0]), nil
+	cfg.addTo(cmd)
+	return cmd
+}
+
+// addTo makes cmd show what cfg says.
+func (cfg *statusConfig) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.Addr, "addr", "", "ask the node at `ADDR`: unix:PATH or HOST:PORT (default the only socket of yours, or any where all are of one cluster)")
+	flags.BoolVar(&cfg.JSON, "json", false, "print JSON; with --watch, a line each time")
+	flags.BoolVarP(&cfg.Watch, "watch", "w", false, "show it every second until Ctrl-C: in place on a terminal, else one after the other")
+	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
+		if cfg.Watch {
+			return cfg.watch(cmd.Context(), cmd.OutOrStdout())
+		}
+		text, err := cfg.text(cmd.Context())
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), text)
+		return err
+	})
+}
+
+// text asks a node and returns what to show.
+func (cfg *statusConfig) text(ctx context.Context) (string, error) {
+	at, err := nodeAt(ctx, cfg.Addr)
+	if err != nil {
+		return "", err
+	}
+	st, err := api.Get(ctx, at)
+	if err != nil {
+		return "", err
+	}
+	b := new(strings.Builder)
+	switch {
+	case cfg.JSON:
+		var what any = st
+		if cfg.Nodes {
+			what = st.Nodes
+		}
+		enc := json.NewEncoder(b)
+		if !cfg.Watch {
+			enc.SetIndent("", "  ")
+		}
+		err = enc.Encode(what)
+	case cfg.Nodes:
+		writeNodes(b, st.Nodes)
+		return strings.TrimPrefix(b.String(), "\n"), nil
+	default:
+		err = writeStatus(b, st)
+	}
+	return b.String(), err
+}
+
+const (
+	// watchEvery is how often --watch asks.
+	watchEvery = time.Second
+	// clearScreen moves a terminal's cursor to its first place and wipes all behind it.
+	clearScreen = "\x1b[H\x1b[2J"
+)
+
+// watch shows the status again and again until it is interrupted. A node that does not answer may
+// come back: what is wrong is shown in place of the status.
+func (cfg *statusConfig) watch(ctx context.Context, w io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	before, between := "", "\n"
+	switch {
+	case cfg.JSON:
+		between = ""
+	case isTerminal(w):
+		before, between = clearScreen, clearScreen
+	}
+	for ; ; before = between {
+		text, err := cfg.text(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return errInterrupted
+		case err != nil && errors.Is(err, api.ErrAddress):
+			return err
+		case err != nil && cfg.JSON:
+			text = ""
+		case err != nil:
+			text = fmt.Sprintf("%v; asking again\n", err)
+		}
+		if _, err := io.WriteString(w, before+text); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errInterrupted
+		}
+	}
 }
 
 // writeStatus shows a status to a person.
@@ -95,7 +185,7 @@ func leadership(st api.Status) string {
 	}
 	switch {
 	case len(st.Voters) == 0:
-		return "no cluster yet: it waits for one of its seeds"
+		return "no cluster yet: it waits for one of its seeds, or for weir cluster init"
 	case !st.Quorum:
 		return fmt.Sprintf("NO QUORUM (%d/%d voters): data flows on epoch %d, graph frozen", alive, len(st.Voters), st.Epoch)
 	case st.Leader == "":
@@ -119,6 +209,9 @@ func writePipelines(b *strings.Builder, ps []api.Pipeline) {
 		if p.Reason != "" {
 			fmt.Fprintf(b, "%s %s: %s\n", p.Name, p.State, p.Reason)
 		}
+		if len(p.Ending) > 0 {
+			fmt.Fprintf(b, "%s: ending, with what is in flight there: %s\n", p.Name, strings.Join(p.Ending, ", "))
+		}
 	}
 }
 
@@ -137,7 +230,12 @@ func writeEdges(b *strings.Builder, es []api.Edge) {
 }
 
 func writeNodes(b *strings.Builder, ns []api.Node) {
-	t := newTable("NODE", "STATE", "ROLES", "VOTE", ">HELD", ">OF", ">RSS", ">PID", "ADDRESS")
+	head := []string{"NODE", "STATE", "ROLES", "VOTE", ">HELD", ">OF", ">RSS", ">PID", "ADDRESS"}
+	tagged := slices.ContainsFunc(ns, func(n api.Node) bool { return len(n.Tags) > 0 })
+	if tagged {
+		head = append(head, "TAGS")
+	}
+	t := newTable(head...)
 	for _, n := range ns {
 		vote := "-"
 		switch {
@@ -146,11 +244,14 @@ func writeNodes(b *strings.Builder, ns []api.Node) {
 		case n.Voter:
 			vote = "votes"
 		}
-		roles := strings.Join(n.Roles, ",")
-		if roles == "" {
-			roles = "-"
+		row := []string{
+			n.ID, n.State, cmp.Or(strings.Join(n.Roles, ","), "-"), vote, size(n.HeldBytes), size(n.MemoryBytes), size(n.RSSBytes),
+			strconv.Itoa(n.PID), n.Addr,
 		}
-		t.add(n.ID, n.State, roles, vote, size(n.HeldBytes), size(n.MemoryBytes), size(n.RSSBytes), strconv.Itoa(n.PID), n.Addr)
+		if tagged {
+			row = append(row, cmp.Or(strings.Join(n.Tags, ","), "-"))
+		}
+		t.add(row...)
 	}
 	b.WriteByte('\n')
 	t.writeTo(b, "")

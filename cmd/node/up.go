@@ -39,8 +39,9 @@ func newUp() *cobra.Command {
 		Long: `up runs every node of a pipeline as a process of its own on this machine, over real
 sockets, until all that its taps read is acked. The first Ctrl-C stops the taps and
 finishes what is in flight, the second stops at once.`,
-		Example: "  weir up examples/gosrc/weir.yaml --set src=$(go env GOROOT)/src",
-		Args:    oneFile,
+		Example:           "  weir up examples/gosrc/weir.yaml --set src=$(go env GOROOT)/src",
+		Args:              oneFile,
+		ValidArgsFunction: completeFile,
 	}
 	flags := cmd.Flags()
 	cfg.Set = addSet(flags)

@@ -30,5 +30,6 @@ type Pause struct {
 // what its going means.
 type Drain struct {
 	Node  string   `json:"node"`
+	Self  bool     `json:"self,omitempty"` // it is the one that was asked
 	Notes []string `json:"notes,omitempty"`
 }

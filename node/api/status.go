@@ -70,7 +70,8 @@ type Edge struct {
 type Pipeline struct {
 	Name       string   `json:"name"`
 	Version    uint64   `json:"version"`
-	Graph      string   `json:"graph"`            // as a pipeline file has it
+	Graph      string   `json:"graph"` // as a pipeline file has it
+	Roles      []string `json:"roles"`
 	State      string   `json:"state"`            // waiting, running, paused, finished, failed
 	Reason     string   `json:"reason,omitempty"` // why it waits or failed, or how it goes on
 	ExitCode   int      `json:"exit_code,omitempty"`
