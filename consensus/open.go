@@ -15,10 +15,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Opening a store: all of it is read before any of it is used.
+// Opening a store: all of it is read and written anew before any of it is used. So what bbolt keeps
+// beside our values, which it does not check, is never trusted, and the file shrinks.
 
-// lockWait is how long bbolt waits for its own lock on the file; the data dir's lock comes first,
-// so nobody has it. bbolt takes 0 for ever.
+// lockWait is how long bbolt waits for its own lock on a file; the data dir's lock comes first, so
+// nobody has it. bbolt takes 0 for ever.
 const lockWait = time.Second
 
 // StoreConfig says where a store is.
@@ -43,64 +44,48 @@ func OpenStore(c StoreConfig) (*Store, error) {
 	return &Store{db: db, path: c.Path, broken: c.Broken, failed: make(chan struct{})}, nil
 }
 
+// openFile makes a new file with what the old one holds, if there is one, in its place.
 func openFile(c StoreConfig) (*bbolt.DB, error) {
-	switch _, err := os.Stat(c.Path); {
-	case errors.Is(err, fs.ErrNotExist):
-		if err := create(c); err != nil {
-			return nil, err
-		}
-	case err != nil:
+	fresh := c.Path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
-	default:
-		if err := check(c.Path); err != nil {
-			return nil, err
-		}
 	}
-	return bolt(c.Path, c, false)
-}
-
-// bolt opens the file. Which pages are free is found by reading, not from a list on the disk: a
-// wrong one would have bbolt write over what is in use.
-func bolt(path string, c StoreConfig, readOnly bool) (db *bbolt.DB, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", errDamaged, r)
-		}
-	}()
-	return bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: lockWait, NoSync: c.NoSync, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		NoStatistics: true, ReadOnly: readOnly,
+	db, err := bbolt.Open(fresh, 0o600, &bbolt.Options{
+		Timeout: lockWait, NoSync: c.NoSync, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
 	})
-}
-
-// create makes an empty store. It gets its name when it is whole.
-func create(c StoreConfig) error {
-	path := c.Path + ".new"
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	db, err := bolt(path, c, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, bucket := range [][]byte{bucketLog, bucketStable, bucketNode} {
-			if _, err := tx.CreateBucket(bucket); err != nil {
-				return err
-			}
+	err = db.Update(makeBuckets)
+	if err == nil {
+		err = copyFrom(c.Path, db)
+	}
+	if err == nil {
+		err = os.Rename(fresh, c.Path)
+	}
+	if err == nil && !c.NoSync {
+		err = syncDir(filepath.Dir(c.Path))
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	for _, bucket := range [][]byte{bucketSum, bucketLog, bucketStable, bucketNode} {
+		if _, err := tx.CreateBucket(bucket); err != nil {
+			return err
 		}
-		return put(tx, bucketNode, keyVersion, indexKey(storeVersion))
-	})
-	if err = errors.Join(err, db.Close()); err != nil {
+	}
+	if err := (sum{}).write(tx); err != nil {
 		return err
 	}
-	if err := os.Rename(path, c.Path); err != nil {
-		return err
-	}
-	if c.NoSync {
-		return nil
-	}
-	dir, err := os.Open(filepath.Dir(c.Path))
+	return put(tx, bucketNode, keyVersion, indexKey(storeVersion))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -109,9 +94,12 @@ func create(c StoreConfig) error {
 
 var errNewer = errors.New("it was written by a newer weir")
 
-// check reads the whole file.
-func check(path string) (err error) {
+// copyFrom checks all of the store at path, if there is one, and puts it into db.
+func copyFrom(path string, db *bbolt.DB) (err error) {
 	if err := checkFirstPages(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		return err
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a wrong page number leads out of the file
@@ -120,47 +108,51 @@ func check(path string) (err error) {
 			err = fmt.Errorf("%w: %v", errDamaged, r)
 		}
 	}()
-	db, err := bolt(path, StoreConfig{}, true)
+	old, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait, ReadOnly: true, NoStatistics: true})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	return errors.Join(db.View(checkAll), db.Close())
+	defer func() { err = errors.Join(err, old.Close()) }()
+	return old.View(func(from *bbolt.Tx) error {
+		if err := checkVersion(from); err != nil {
+			return err
+		}
+		return db.Update(func(to *bbolt.Tx) error { return copyAll(from, to) })
+	})
 }
 
-func checkAll(tx *bbolt.Tx) error {
+func copyAll(from, to *bbolt.Tx) error {
 	for _, name := range [][]byte{bucketNode, bucketStable, bucketLog} {
-		bucket := tx.Bucket(name)
+		bucket := from.Bucket(name)
 		if bucket == nil {
 			return fmt.Errorf("%w: %s is missing", errDamaged, name)
 		}
-		var last uint64 // index
-		err := bucket.ForEach(func(k, v []byte) error {
-			if _, err := unseal(k, v); err != nil {
+		err := bucket.ForEach(func(k, sealed []byte) error {
+			value, err := unseal(k, sealed)
+			if err != nil {
 				return err
 			}
-			if string(name) != string(bucketLog) {
-				return nil
-			}
-			index := binary.BigEndian.Uint64(k)
-			if last != 0 && index != last+1 {
-				return fmt.Errorf("%w: entry %d follows entry %d", errDamaged, index, last)
-			}
-			last = index
-			return nil
+			return put(to, name, k, value)
 		})
 		if err != nil {
 			return err
 		}
-		if string(name) == string(bucketNode) {
-			if err := checkVersion(tx); err != nil {
-				return err
-			}
-		}
+	}
+	was, err := sumOf(from)
+	if err != nil {
+		return err
+	}
+	if is, err := sumOf(to); err != nil || is != was {
+		return fmt.Errorf("%w: values are missing (%v)", errDamaged, err)
 	}
 	return nil
 }
 
+// checkVersion looks at what every format must have.
 func checkVersion(tx *bbolt.Tx) error {
+	if tx.Bucket(bucketNode) == nil || tx.Bucket(bucketSum) == nil {
+		return fmt.Errorf("%w: it is no store", errDamaged)
+	}
 	b, err := get(tx, bucketNode, keyVersion)
 	switch {
 	case err != nil:

@@ -138,8 +138,8 @@ func TestVoterEndsWithItsDisk(t *testing.T) {
 		if err := bad.store.Set([]byte("LastVoteTerm"), nil); err == nil {
 			t.Error("a vote was written to a store that failed")
 		}
-		err := bad.stop()
-		if err == nil {
+		time.Sleep(time.Second)
+		if err := bad.stop(); err == nil {
 			t.Error("the node ended without an error")
 		}
 		delete(net.members, bad.node.ID)

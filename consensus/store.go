@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"sync"
 	"time"
 
@@ -21,8 +20,9 @@ const (
 	storeVersion = 1
 )
 
-// The buckets of the file, and the keys of bucketNode. Every value is sealed.
+// The buckets of the file, and the keys of bucketNode and bucketSum. Every value is sealed.
 var (
+	bucketSum    = []byte("sum")    // of all values in the others
 	bucketLog    = []byte("log")    // index, big-endian: raft.Log
 	bucketStable = []byte("stable") // as raft names it
 	bucketNode   = []byte("node")
@@ -32,6 +32,7 @@ var (
 	keyState        = []byte("state")  // the newest that was kept
 	keySnapshot     = []byte("snapshot")
 	keySnapshotMeta = []byte("snapshot meta")
+	keySum          = []byte("sum")
 )
 
 // errNotFound is worded as raft looks for it (api.go, HasExistingState).
@@ -192,9 +193,8 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 // DeleteRange deletes the entries from first to last.
 func (s *Store) DeleteRange(first, last uint64) error {
 	return s.update("shorten the log", func(tx *bbolt.Tx) error {
-		log := tx.Bucket(bucketLog)
 		for i := first; i <= last; i++ {
-			if err := log.Delete(indexKey(i)); err != nil {
+			if err := drop(tx, bucketLog, indexKey(i)); err != nil {
 				return err
 			}
 		}
@@ -326,7 +326,7 @@ func (s *Store) forget() error {
 			return err
 		}
 		for _, key := range [][]byte{keyServer, keySnapshot, keySnapshotMeta} {
-			if err := tx.Bucket(bucketNode).Delete(key); err != nil {
+			if err := drop(tx, bucketNode, key); err != nil {
 				return err
 			}
 		}
@@ -334,51 +334,4 @@ func (s *Store) forget() error {
 	})
 }
 
-func empty(tx *bbolt.Tx, bucket []byte) error {
-	if err := tx.DeleteBucket(bucket); err != nil {
-		return err
-	}
-	_, err := tx.CreateBucket(bucket)
-	return err
-}
-
 func indexKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
-
-// errDamaged says that bytes on the disk are not those that were written.
-var errDamaged = errors.New("the file is damaged")
-
-// put seals a value: bbolt has checksums of its first two pages only.
-func put(tx *bbolt.Tx, bucket, key, value []byte) error {
-	sealed := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(value)), checksum(key, value))
-	return tx.Bucket(bucket).Put(key, append(sealed, value...))
-}
-
-// get returns what put was given, as long as tx lives, or errNotFound.
-func get(tx *bbolt.Tx, bucket, key []byte) ([]byte, error) {
-	sealed := tx.Bucket(bucket).Get(key)
-	if sealed == nil {
-		return nil, errNotFound
-	}
-	return unseal(key, sealed)
-}
-
-func unseal(key, sealed []byte) ([]byte, error) {
-	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(key, sealed[4:]) {
-		return nil, fmt.Errorf("%w: a value does not fit its checksum", errDamaged)
-	}
-	return sealed[4:], nil
-}
-
-// checksum is CRC-32C: it finds every error of 1 to 3 bits in what we store (Koopman, 32-bit
-// cyclic redundancy codes, 2002).
-func checksum(key, value []byte) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Checksum(key, table), table, value)
-}
-
-func decode(b []byte, out any) error {
-	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("%w: %v", errDamaged, err)
-	}
-	return nil
-}
