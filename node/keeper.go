@@ -29,7 +29,8 @@ const (
 type keeper struct {
 	n *Node
 
-	epoch atomic.Uint64 // of the State that follow has followed
+	epoch  atomic.Uint64 // of the State that follow has followed
+	retire chan roleKey  // run drains the links that start at the role
 
 	mu      sync.Mutex
 	roles   map[roleKey]*roleRun // those that ended too, to be counted
@@ -49,7 +50,7 @@ type roleKey struct{ pipeline, role string }
 
 func newKeeper(n *Node) *keeper {
 	return &keeper{
-		n: n, roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
+		n: n, retire: make(chan roleKey), roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
 		links: make(map[topology.Link]*linkRun), beats: make(map[topology.NodeID]context.CancelFunc),
 		idle: make(map[roleKey]string),
 	}
@@ -65,6 +66,14 @@ func (k *keeper) run(ctx context.Context) error {
 		k.follow(ctx, k.n.consensus.State())
 		select {
 		case <-changed:
+		case key := <-k.retire:
+			k.layout.Links = slices.DeleteFunc(k.layout.Links, func(l topology.Link) bool {
+				gone := l.From == k.n.self.ID && l.Pipeline == key.pipeline && l.Edge.From == key.role
+				if lr := k.links[l]; gone && lr != nil {
+					close(lr.drain)
+				}
+				return gone
+			})
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -226,11 +235,23 @@ func (k *keeper) fed() bool {
 	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool { return rr.inlet != nil && rr.inlet.Fed(k.n.self.ID) })
 }
 
-// drained waits until no other node sends to this one and nothing that went out is un-acked.
+// drained waits until no other node sends to this one and nothing that went out is un-acked. Out of
+// the roster, it drains the links of each role that is done and gets nothing more: the node there
+// may be leaving as well, and waits for that.
 func (k *keeper) drained(ctx context.Context) {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
 	for k.fed() || slices.ContainsFunc(k.all(), (*roleRun).busy) {
+		_, in := k.n.consensus.State().Node(k.n.self.ID)
+		for _, rr := range k.all() {
+			if in || rr.busy() || rr.inlet != nil && rr.inlet.Fed("") {
+				continue
+			}
+			select {
+			case k.retire <- rr.key:
+			case <-ctx.Done(): // which is told below
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
