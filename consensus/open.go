@@ -105,12 +105,12 @@ func copyFrom(path string, db *bbolt.DB) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a wrong page number leads out of the file
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", errDamaged, r)
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
 		}
 	}()
 	old, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait, ReadOnly: true, NoStatistics: true})
 	if err != nil {
-		return fmt.Errorf("%w: %w", errDamaged, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
 	return old.View(func(from *bbolt.Tx) error {
@@ -125,7 +125,7 @@ func copyAll(from, to *bbolt.Tx) error {
 	for _, name := range [][]byte{bucketNode, bucketStable, bucketLog} {
 		bucket := from.Bucket(name)
 		if bucket == nil {
-			return fmt.Errorf("%w: %s is missing", errDamaged, name)
+			return fmt.Errorf("%w: %s is missing", ErrDamaged, name)
 		}
 		err := bucket.ForEach(func(k, sealed []byte) error {
 			value, err := unseal(k, sealed)
@@ -143,7 +143,7 @@ func copyAll(from, to *bbolt.Tx) error {
 		return err
 	}
 	if is, err := sumOf(to); err != nil || is != was {
-		return fmt.Errorf("%w: values are missing (%v)", errDamaged, err)
+		return fmt.Errorf("%w: values are missing (%v)", ErrDamaged, err)
 	}
 	return nil
 }
@@ -151,14 +151,14 @@ func copyAll(from, to *bbolt.Tx) error {
 // checkVersion looks at what every format must have.
 func checkVersion(tx *bbolt.Tx) error {
 	if tx.Bucket(bucketNode) == nil || tx.Bucket(bucketSum) == nil {
-		return fmt.Errorf("%w: it is no store", errDamaged)
+		return fmt.Errorf("%w: it is no store", ErrDamaged)
 	}
 	b, err := get(tx, bucketNode, keyVersion)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: version: %w", errDamaged, err)
+		return fmt.Errorf("%w: version: %w", ErrDamaged, err)
 	case len(b) != 8:
-		return fmt.Errorf("%w: its version has %d bytes", errDamaged, len(b))
+		return fmt.Errorf("%w: its version has %d bytes", ErrDamaged, len(b))
 	case binary.BigEndian.Uint64(b) > storeVersion:
 		return fmt.Errorf("%w: its format is %d, this one reads %d", errNewer, binary.BigEndian.Uint64(b), storeVersion)
 	}
@@ -194,16 +194,16 @@ func checkFirstPages(path string) error {
 	for range 2 {
 		b := make([]byte, metaBytes)
 		if _, err := f.ReadAt(b, at+pageHeader); err != nil {
-			return fmt.Errorf("%w: it ends in its first pages", errDamaged)
+			return fmt.Errorf("%w: it ends in its first pages", ErrDamaged)
 		}
 		sum := fnv.New64a()
 		sum.Write(b[:metaSum])
 		if sum.Sum64() != binary.NativeEndian.Uint64(b[metaSum:]) {
-			return fmt.Errorf("%w: one of its first pages does not fit its checksum", errDamaged)
+			return fmt.Errorf("%w: one of its first pages does not fit its checksum", ErrDamaged)
 		}
 		size := int64(binary.NativeEndian.Uint32(b[metaPageSize:]))
 		if pages := int64(binary.NativeEndian.Uint64(b[metaPages:])); info.Size() < pages*size {
-			return fmt.Errorf("%w: it has %d of %d bytes", errDamaged, info.Size(), pages*size)
+			return fmt.Errorf("%w: it has %d of %d bytes", ErrDamaged, info.Size(), pages*size)
 		}
 		at = size
 	}

@@ -13,8 +13,8 @@ import (
 // Values that tell whether they are as they were written, and whether one is missing: bbolt has
 // checksums of its first two pages only.
 
-// errDamaged says that bytes on the disk are not those that were written.
-var errDamaged = errors.New("the file is damaged")
+// ErrDamaged says that bytes on the disk are not those that were written.
+var ErrDamaged = errors.New("the file is damaged")
 
 // put puts a value behind its checksum.
 func put(tx *bbolt.Tx, bucket, key, value []byte) error {
@@ -66,7 +66,7 @@ func seal(key, value []byte) []byte {
 
 func unseal(key, sealed []byte) ([]byte, error) {
 	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(key, sealed[4:]) {
-		return nil, fmt.Errorf("%w: a value does not fit its checksum", errDamaged)
+		return nil, fmt.Errorf("%w: a value does not fit its checksum", ErrDamaged)
 	}
 	return sealed[4:], nil
 }
@@ -84,7 +84,7 @@ type sum struct{ n, checks uint32 }
 func sumOf(tx *bbolt.Tx) (sum, error) {
 	b, err := get(tx, bucketSum, keySum)
 	if err != nil || len(b) != 8 {
-		return sum{}, fmt.Errorf("%w: its sum (%v)", errDamaged, err)
+		return sum{}, fmt.Errorf("%w: its sum (%v)", ErrDamaged, err)
 	}
 	return sum{binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])}, nil
 }
@@ -105,7 +105,7 @@ func addToSum(tx *bbolt.Tx, n int32, check uint32) error {
 
 func decode(b []byte, out any) error {
 	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("%w: %v", errDamaged, err)
+		return fmt.Errorf("%w: %v", ErrDamaged, err)
 	}
 	return nil
 }

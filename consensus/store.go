@@ -135,7 +135,7 @@ func (s *Store) view(what string, f func(*bbolt.Tx) error) error {
 		return err
 	}
 	err := s.db.View(f)
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, ErrDamaged) {
 		return s.fail(what, err)
 	}
 	return err
@@ -222,7 +222,7 @@ func (s *Store) GetUint64(key []byte) (uint64, error) {
 	case err != nil:
 		return 0, err
 	case len(b) != 8:
-		return 0, s.fail("read the vote", fmt.Errorf("%w: %s has %d bytes", errDamaged, key, len(b)))
+		return 0, s.fail("read the vote", fmt.Errorf("%w: %s has %d bytes", ErrDamaged, key, len(b)))
 	}
 	return binary.BigEndian.Uint64(b), nil
 }

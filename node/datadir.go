@@ -156,13 +156,10 @@ func (d *dataDir) begin(cfg Config, cluster string) error {
 		return d.disk("write it", err)
 	}
 	d.store, err = consensus.OpenStore(consensus.StoreConfig{Path: d.file("log"), NoSync: d.noSync, Broken: cfg.Broken})
-	if err == nil {
-		return nil
+	if errors.Is(err, consensus.ErrDamaged) {
+		return &DirError{d.path, fmt.Errorf("%w: %s", err, d.remedy()), 74}
 	}
-	if damaged := (*consensus.StoreError)(nil); errors.As(err, &damaged) && damaged.ExitCode() == 78 {
-		return &DirError{d.path, err, 78}
-	}
-	return &DirError{d.path, fmt.Errorf("%w: %s", err, d.remedy()), 74}
+	return err
 }
 
 // belongs refuses the directory of another node or another cluster.
