@@ -29,7 +29,9 @@ const (
 	benchLightTime   = 300 * time.Millisecond
 	benchWarmTime    = 500 * time.Millisecond // links come up; credit and congestion windows grow
 
-	benchLightEvery = time.Millisecond // a record: light load
+	// Light load is a record each benchLightEvery, and at most this part of what goes at full.
+	benchLightEvery = time.Millisecond
+	benchLightPart  = 10
 )
 
 // benchConfig is what `bench` was asked to do.
@@ -52,7 +54,8 @@ loopback UDP, and measures in rounds; it prints medians. A round is
              the tap's and the sink's process, written 128 KiB at a time
   weir       records from tap to sink, as many as go, until all are acked end to end
   raw TLS    one TLS 1.3 connection over TCP, written likewise
-  light      a record every millisecond: how long each took from tap to sink
+  light      a record every millisecond, or a tenth of what went before if that is less: how long
+             each took from tap to sink
 
 CPU is that of all processes together, both ends of all hops, while records went as fast as they
 could. With several hops, compare with --hops 1 of the same minute: a machine has only so many cores.`,

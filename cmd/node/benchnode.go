@@ -175,7 +175,7 @@ func benchPipeline(s benchSeat) topology.Pipeline {
 
 // do carries out an order.
 func (b benchNode) do(ctx context.Context, o benchOrder) (a benchAnswer) {
-	ctx, cancel := context.WithTimeout(ctx, o.For+benchWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.For+benchWait, errBenchLate)
 	defer cancel()
 	var err error
 	switch o.Do {
@@ -199,6 +199,9 @@ func (b benchNode) do(ctx context.Context, o benchOrder) (a benchAnswer) {
 	}
 	return a
 }
+
+// errBenchLate says that an order took too long.
+var errBenchLate = fmt.Errorf("not done after %s: another process of the bench has ended, or the machine is too busy", benchWait)
 
 // cpuTime is the processor time that this process has used.
 func cpuTime() (time.Duration, error) {

@@ -129,11 +129,15 @@ func (t benchTeam) round(all *benchRounds, raw benchAnswer) error {
 	if err != nil {
 		return err
 	}
+	if records.Records == 0 {
+		return fmt.Errorf("no record went in %s: the machine is too busy to measure", benchRecordsTime)
+	}
 	tls, err := t.tap().ask(benchOrder{Do: benchTLS, Addr: raw.TLS, For: benchTLSTime})
 	if err != nil {
 		return err
 	}
-	if _, err := t.tap().ask(benchOrder{Do: benchRecords, For: benchLightTime, Every: benchLightEvery}); err != nil {
+	light := max(benchLightEvery, benchLightPart*records.Took/time.Duration(records.Records))
+	if _, err := t.tap().ask(benchOrder{Do: benchRecords, For: benchLightTime, Every: light}); err != nil {
 		return err
 	}
 	all.quic = append(all.quic, quic.BytesPerSecond)
