@@ -16,10 +16,11 @@ type pace struct {
 	holds  int
 	open   chan struct{} // closed while nothing holds
 	factor float64
+	moved  chan struct{} // closed when factor changes, and replaced
 }
 
 func newPace() *pace {
-	p := &pace{open: make(chan struct{}), factor: 1}
+	p := &pace{open: make(chan struct{}), factor: 1, moved: make(chan struct{})}
 	close(p.open)
 	return p
 }
@@ -46,6 +47,8 @@ func (p *pace) stretch(factor float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.factor *= factor
+	close(p.moved)
+	p.moved = make(chan struct{})
 }
 
 // wait blocks while the pace is held.
@@ -65,21 +68,29 @@ func (p *pace) wait(ctx context.Context) error {
 	}
 }
 
-// linger waits for what work since start takes longer than it took, and until nothing holds.
+// linger waits for what work since start takes longer than it took, at the pace of the moment, and
+// until nothing holds.
 func (p *pace) linger(ctx context.Context, start time.Time) error {
-	p.mu.Lock()
-	more := time.Duration((p.factor - 1) * float64(time.Since(start)))
-	p.mu.Unlock()
-	if more > 0 {
+	took := time.Since(start)
+	for {
+		p.mu.Lock()
+		more := time.Duration(p.factor*float64(took)) - time.Since(start)
+		moved := p.moved
+		p.mu.Unlock()
+		if more <= 0 {
+			return p.wait(ctx)
+		}
 		timer := time.NewTimer(more)
-		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-moved:
 		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
-	return p.wait(ctx)
 }
 
 // paced is the role at that pace.

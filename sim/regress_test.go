@@ -16,6 +16,8 @@ var regressions = []struct {
 }{
 	{test: "stream.TestLateGeneration", text: "length 20s\nrate 200\nat 2s loss 95% on work -> sink", seed: 13},
 	{test: "mux.TestBeatOfYoungLink", level: LevelMedium, seed: 5},
+	{test: "mux.TestLaterStartEndsLinks", level: LevelMedium, seed: 204},
+	{test: "gossip.TestNodeComesBackAtAnotherAddress", text: "disks\nlength 15s\nrate 20\nbare 3\nrole work nodes 1\nat 8s move work-1", seed: 1},
 }
 
 func TestRegressions(t *testing.T) {

@@ -267,9 +267,9 @@ func (m *Mux) register(ctx context.Context, c *conn) error {
 	if err != nil {
 		return err
 	}
-	if closing != nil {
+	for _, earlier := range closing {
 		m.sometimes("a later start of a peer connects")
-		closing.close(codeSuperseded, "a later start of this node connected")
+		earlier.close(codeSuperseded, "a later start of this node connected")
 	}
 	if draining != nil {
 		m.sometimes("two nodes dial each other at once")

@@ -96,9 +96,10 @@ func (t *table) end(to target, d *dial, c *conn, err error) {
 	close(d.done)
 }
 
-// add gives c its place. The connection that lost it, if any, is to be closed at once or drained;
-// it may be c itself.
-func (t *table) add(c *conn) (closing, draining *conn, err error) {
+// add gives c its place. The connections to earlier starts of its node are to be closed at once,
+// whatever their places: nobody is there any more. The one that lost the place to c, or c itself, is
+// to be drained.
+func (t *table) add(c *conn) (closing []*conn, draining *conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -107,15 +108,24 @@ func (t *table) add(c *conn) (closing, draining *conn, err error) {
 	if n := len(t.ofLocked(c.peer.ID, c.peer.Boot)); n >= connsMax {
 		return nil, nil, fmt.Errorf("%w: %d connections to one node", ErrProtocol, n+1)
 	}
+	for other := range t.all {
+		switch {
+		case other.peer.ID != c.peer.ID || other.gone():
+		case other.peer.Boot > c.peer.Boot:
+			return nil, nil, ErrOldBoot
+		case other.peer.Boot < c.peer.Boot:
+			closing = append(closing, other)
+		}
+	}
 	old := t.live[c.place]
 	if old == nil || old.gone() {
 		t.live[c.place], t.all[c] = c, struct{}{}
-		return nil, nil, nil
+		return closing, nil, nil
 	}
 	switch judge(t.self < c.place.id, old.origin(), c.origin()) {
 	case supersede:
 		t.live[c.place], t.all[c] = c, struct{}{}
-		return old, nil, nil
+		return closing, nil, nil
 	case replace:
 		t.live[c.place], t.all[c] = c, struct{}{}
 		return nil, old, nil
