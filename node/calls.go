@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"weir/consensus"
 	"weir/node/api"
@@ -14,26 +15,45 @@ import (
 	"weir/topology"
 )
 
+// showWait is how long a call waits for this node to see what the leader has done: many round trips.
+const showWait = time.Second
+
 // calls are what this node can be asked to do.
 func (n *Node) calls() api.Calls {
 	return api.Calls{
 		"cluster/init": api.Typed(func(ctx context.Context, _ struct{}) (api.Cluster, error) { return n.Init(ctx) }),
-		"plan":         api.Typed(n.plan),
-		"apply":        api.Typed(n.apply),
-		"pause":        api.Typed(func(ctx context.Context, p api.Pause) (api.Pause, error) { return n.pause(ctx, p, true) }),
-		"resume":       api.Typed(func(ctx context.Context, p api.Pause) (api.Pause, error) { return n.pause(ctx, p, false) }),
-		"drain":        api.Typed(n.drain),
+		"plan":         api.Typed(n.Plan),
+		"apply":        api.Typed(n.Apply),
+		"pause":        api.Typed(func(ctx context.Context, p api.Pause) (api.Pause, error) { return p, n.Pause(ctx, p.Name, true) }),
+		"resume":       api.Typed(func(ctx context.Context, p api.Pause) (api.Pause, error) { return p, n.Pause(ctx, p.Name, false) }),
+		"drain":        api.Typed(n.Drain),
 	}
 }
 
-// propose has the leader put a command into the log, wherever it is.
-func (n *Node) propose(ctx context.Context, c consensus.Command) error {
+// propose has the leader put a command into the log, wherever it is, and waits a moment until this
+// node shows it too: who asks next sees what was done.
+func (n *Node) propose(ctx context.Context, c consensus.Command, shown func(*consensus.State) bool) error {
 	err := n.consensus.Propose(ctx, c)
 	if refusal, ok := errors.AsType[consensus.Refusal](err); ok {
 		return &api.Error{Status: http.StatusConflict, Exit: 75, Text: string(refusal)}
 	}
 	if errors.Is(err, consensus.ErrNoLeader) {
 		return &api.Error{Status: http.StatusServiceUnavailable, Exit: 75, Text: n.leaderless()}
+	}
+	timer := time.NewTimer(showWait)
+	defer timer.Stop()
+	for err == nil {
+		changed := n.consensus.Changed()
+		if shown(n.consensus.State()) {
+			break
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil // it is done, and will be seen
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	return err
 }
@@ -56,19 +76,26 @@ func (n *Node) leaderless() string {
 	return fmt.Sprintf("there is no leader: NO QUORUM (%d/%d voters): the data flows on, the graph is frozen; try again", alive, len(s.Voters))
 }
 
-// pause stops or lets go on what "pipeline" or "pipeline/role" names.
-func (n *Node) pause(ctx context.Context, p api.Pause, on bool) (api.Pause, error) {
+// Pause stops what "pipeline" or "pipeline/role" names, or lets it go on: the taps of a pipeline
+// read nothing, a role takes nothing. It holds for the whole cluster, whoever dies.
+func (n *Node) Pause(ctx context.Context, what string, on bool) error {
 	s := n.consensus.State()
-	name, role, _ := strings.Cut(p.Name, "/")
-	if err := knows(s, p.Name); err != nil {
-		return p, err
+	if err := knows(s, what); err != nil {
+		return err
 	}
+	name, role, _ := strings.Cut(what, "/")
 	pipeline, _ := s.Pipeline(name)
 	if r, _ := pipeline.Role(role); !on && pipeline.Paused && r.Kind == topology.KindTap {
-		return p, &api.Error{Status: http.StatusConflict, Exit: 1,
+		return &api.Error{Status: http.StatusConflict, Exit: 1,
 			Text: fmt.Sprintf("pipeline %s is paused as a whole, and its taps with it: weir resume %s", name, name)}
 	}
-	return p, n.propose(ctx, consensus.Pause(name, role, on))
+	return n.propose(ctx, consensus.Pause(name, role, on), func(s *consensus.State) bool {
+		p, _ := s.Pipeline(name)
+		if role == "" {
+			return p.Paused == on
+		}
+		return slices.Contains(p.PausedRoles, role) == on
+	})
 }
 
 // knows says what "pipeline" or "pipeline/role" may have meant when there is none of that name.

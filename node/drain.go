@@ -21,9 +21,9 @@ import (
 // drainTimeout is how long a node may take to say that it drains, in which it does nothing else.
 const drainTimeout = time.Second
 
-// drain has a node of the cluster finish what is in flight and leave. It returns when that node
+// Drain has a node of the cluster finish what is in flight and leave. It returns when that node
 // has begun.
-func (n *Node) drain(ctx context.Context, d api.Drain) (api.Drain, error) {
+func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drain, error) {
 	s := n.consensus.State()
 	if d.Node == "" {
 		d.Node = string(n.self.ID)

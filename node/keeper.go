@@ -297,7 +297,8 @@ func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.N
 		changed := k.n.consensus.Changed()
 		s := k.n.consensus.State()
 		err := k.judge(s, l, from)
-		if rr := k.get(roleKey{l.Pipeline, l.To}); err == nil && rr != nil && rr.inlet != nil {
+		rr := k.get(roleKey{l.Pipeline, l.To})
+		if err == nil && rr != nil && rr.inlet != nil && rr.ctx.Err() == nil { // one that ended may have a successor soon
 			return rr, nil
 		}
 		if err != nil && s.Epoch >= l.Epoch {

@@ -15,8 +15,8 @@ import (
 // programName is how a hash of what a role runs is written: JSON's numbers are too short for it.
 func programName(hash uint64) string { return fmt.Sprintf("%016x", hash) }
 
-// plan says what a revision changes and what nodes do not have that it needs.
-func (n *Node) plan(ctx context.Context, r api.Revision) (api.Plan, error) {
+// Plan says what a revision changes and what nodes do not have that it needs.
+func (n *Node) Plan(ctx context.Context, r api.Revision) (api.Plan, error) {
 	if err := r.Pipeline.Validate(); err != nil {
 		return api.Plan{}, &api.Error{Status: http.StatusUnprocessableEntity, Exit: 78, Text: err.Error()}
 	}
@@ -36,17 +36,20 @@ func (n *Node) plan(ctx context.Context, r api.Revision) (api.Plan, error) {
 	return plan, ctx.Err()
 }
 
-// apply makes the cluster's pipeline what the revision says, if it still is at the version that
+// Apply makes the cluster's pipeline what the revision says, if it still is at the version that
 // was planned against.
-func (n *Node) apply(ctx context.Context, r api.Revision) (api.Plan, error) {
-	plan, err := n.plan(ctx, r)
+func (n *Node) Apply(ctx context.Context, r api.Revision) (api.Plan, error) {
+	plan, err := n.Plan(ctx, r)
 	switch {
 	case err != nil:
 		return plan, err
 	case plan.Refused != "":
 		return plan, &api.Error{Status: http.StatusConflict, Exit: 1, Text: plan.Refused}
 	}
-	return plan, n.propose(ctx, consensus.Apply(r.Pipeline, r.Version))
+	return plan, n.propose(ctx, consensus.Apply(r.Pipeline, r.Version), func(s *consensus.State) bool {
+		p, _ := s.Pipeline(r.Pipeline.Name)
+		return p.Version >= plan.Next
+	})
 }
 
 // changes lists what differs between the cluster's pipeline and p: what comes, what goes, what

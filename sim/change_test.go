@@ -1,0 +1,448 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/node"
+	"weir/node/api"
+	"weir/stream"
+	"weir/topology"
+)
+
+// lab is real nodes on a simulated network, in virtual time, whose pipeline changes.
+type lab struct {
+	t       *testing.T
+	net     *network
+	first   topology.Pipeline
+	secret  []byte
+	seeds   []string
+	group   sync.WaitGroup
+	carrier sync.WaitGroup
+	cancel  context.CancelFunc // of the network
+	nodes   map[string]*labNode
+}
+
+type labNode struct {
+	*node.Node
+	port *port
+	stop context.CancelCauseFunc
+	done chan error // its end
+}
+
+// inLab runs f in a bubble with an empty lab, and ends what is left in it.
+func inLab(t *testing.T, graph string, f func(l *lab)) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		l := &lab{t: t, net: newNetwork(1), secret: make([]byte, 32), cancel: cancel, nodes: make(map[string]*labNode)}
+		l.first = l.pipeline(graph)
+		l.net.impose(delayFault{lanDelay, lanJitter}, scope{})
+		l.carrier.Go(func() { _ = l.net.run(ctx) })
+		defer func() { // also where f gives up
+			for _, n := range l.nodes {
+				n.stop(node.ErrKilled)
+			}
+			l.group.Wait()
+			cancel()
+			l.carrier.Wait()
+			time.Sleep(lingerMax)
+		}()
+		f(l)
+	})
+}
+
+// pipeline is p with that graph: tap and sink by name, all others handlers.
+func (l *lab) pipeline(graph string) topology.Pipeline {
+	l.t.Helper()
+	g, err := topology.Parse(graph)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	p := topology.Pipeline{Name: "p", Graph: g}
+	kinds := map[string]topology.Kind{"tap": topology.KindTap, "sink": topology.KindSink, "log": topology.KindSink}
+	for _, name := range []string{"a", "b", "c", "log", "sink", "tap"} { // sorted
+		if len(g.In(name))+len(g.Out(name)) > 0 {
+			kind := kinds[name]
+			if kind == "" {
+				kind = topology.KindGo
+			}
+			p.Roles = append(p.Roles, topology.Role{Name: name, Kind: kind})
+		}
+	}
+	return p
+}
+
+// start starts a node; the first makes the cluster.
+func (l *lab) start(id string, roles ...node.Role) *labNode {
+	l.t.Helper()
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(len(l.seeds) + 1)}), simPort)
+	n := &labNode{port: l.net.listen(id, addr), done: make(chan error, 1)}
+	cfg := node.Config{ID: topology.NodeID(id), Secret: l.secret, Join: l.seeds, Roles: roles, Pipelines: []topology.Pipeline{l.first}, Conn: n.port}
+	if os.Getenv("WEIR_TEST_LOG") != "" {
+		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	var err error
+	if n.Node, err = node.New(cfg); err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancelCause(context.Background())
+	n.stop = stop
+	l.group.Go(func() { n.done <- n.Run(ctx) })
+	l.nodes[id] = n
+	l.seeds = append(l.seeds, addr.String())
+	return n
+}
+
+// kill ends a node without a word to anyone.
+func (l *lab) kill(id string) {
+	l.nodes[id].port.crash()
+	l.nodes[id].stop(node.ErrKilled)
+	delete(l.nodes, id)
+}
+
+// until asks a node for the status until f holds, a minute at most.
+func (l *lab) until(at, what string, f func(api.Status) bool) api.Status {
+	l.t.Helper()
+	for range 600 {
+		st, err := l.nodes[at].Status(context.Background())
+		if err == nil && f(st) {
+			return st
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	st, err := l.nodes[at].Status(context.Background())
+	l.t.Fatalf("it did not come: %s\n%+v, %v", what, st, err)
+	panic("not reached")
+}
+
+// apply changes the pipeline's graph through a node, and waits until n1 has seen it.
+func (l *lab) apply(at, graph string) {
+	l.t.Helper()
+	st, err := l.nodes[at].Status(context.Background())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if _, err := l.nodes[at].Apply(context.Background(), api.Revision{Pipeline: l.pipeline(graph), Version: st.Pipelines[0].Version}); err != nil {
+		l.t.Fatal(err)
+	}
+	l.until("n1", "the new version", func(now api.Status) bool { return now.Pipelines[0].Version > st.Pipelines[0].Version })
+}
+
+func settled(st api.Status) bool { return len(st.Pipelines[0].Ending) == 0 }
+
+// counted is a tap of numbers, one a millisecond, until it has read n.
+type counted struct{ n int }
+
+func (c counted) Partitions(context.Context) ([]string, error) { return []string{"numbers"}, nil }
+func (c counted) Open(context.Context, string, stream.Mark) (stream.Reader, error) {
+	return &countedReader{n: c.n}, nil
+}
+
+type countedReader struct{ n, at int }
+
+func (r *countedReader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
+	if r.at == r.n {
+		return stream.Out{}, nil, io.EOF
+	}
+	if r.at%10 == 0 {
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return stream.Out{}, nil, err
+		}
+	}
+	r.at++
+	return stream.Out{Body: fmt.Append(nil, r.at-1)}, stream.Mark(fmt.Append(nil, r.at)), nil
+}
+
+func (r *countedReader) Done(stream.Mark, error) {}
+func (r *countedReader) Close() error            { return nil }
+
+// via is a handler that takes its time and adds its name to a record.
+func via(name string) stream.Handler {
+	return stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+		return e.Emit(ctx, stream.Out{Body: append(append([]byte(nil), r.Body...), name...)})
+	})
+}
+
+// arrivals is a sink that counts what came, by number and by the way that it came.
+type arrivals struct {
+	mu    sync.Mutex
+	ways  map[string]map[string]int // by number, by way
+	times map[string]int            // by way
+
+	closed bool
+}
+
+func newArrivals() *arrivals {
+	return &arrivals{ways: make(map[string]map[string]int), times: make(map[string]int)}
+}
+
+func (s *arrivals) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
+func (s *arrivals) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+func (s *arrivals) Write(_ context.Context, rs []stream.Record, _ []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rs {
+		body := string(r.Body)
+		i := strings.IndexFunc(body+"-", func(c rune) bool { return c < '0' || c > '9' })
+		if s.ways[body[:i]] == nil {
+			s.ways[body[:i]] = make(map[string]int)
+		}
+		s.ways[body[:i]][body[i:]]++
+		s.times[body[i:]]++
+	}
+	return nil
+}
+
+func (s *arrivals) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *arrivals) by(way string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.times[way]
+}
+
+// check fails unless every number came, twice by one way only where that is allowed.
+func (s *arrivals) check(t *testing.T, n int, twice bool) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ways) != n {
+		t.Errorf("%d of %d records came", len(s.ways), n)
+	}
+	for number, ways := range s.ways {
+		for way, times := range ways {
+			if times > 1 && !twice {
+				t.Errorf("record %s came %d times by %q", number, times, way)
+			}
+		}
+	}
+}
+
+func finished(st api.Status) bool {
+	return len(st.Pipelines) == 1 && st.Pipelines[0].State == "finished"
+}
+
+// A graph changes while records flow: roles come, roles go, one of them with a node that dies while
+// it has records. Nothing is lost, nothing stays behind.
+func TestGraphChanges(t *testing.T) {
+	for _, dies := range []bool{false, true} {
+		t.Run(fmt.Sprint("dies=", dies), func(t *testing.T) {
+			inLab(t, "tap -> a -> sink\ntap -> log", func(l *lab) {
+				const n = 20_000
+				sink, log := newArrivals(), newArrivals()
+				l.start("l1", node.Role{Name: "log", Sink: log})
+				l.start("n1")
+				l.start("a1", node.Role{Name: "a", Handler: via("a")})
+				l.start("a2", node.Role{Name: "a", Handler: via("a")})
+				l.start("b1", node.Role{Name: "b", Handler: via("b")})
+				l.start("c1", node.Role{Name: "c", Handler: via("c")})
+				l.start("s1", node.Role{Name: "sink", Sink: sink})
+				l.start("t1", node.Role{Name: "tap", Tap: counted{n}})
+				l.until("n1", "records", func(api.Status) bool { return sink.by("a") > 1000 })
+
+				l.apply("b1", "tap -> a, b -> sink") // a role more, and one less
+				l.until("n1", "records by b", func(api.Status) bool { return sink.by("b") > 1000 })
+
+				l.until("n1", "the log has ended", func(api.Status) bool { return log.ended() })
+				if came := log.by(""); came < 1000 || came == n {
+					t.Errorf("%d records came to a sink that left", came)
+				}
+
+				l.apply("s1", "tap -> b -> sink\ntap -> c -> sink") // one for another
+				if dies {
+					l.kill("a1")
+				}
+				st := l.until("n1", "what left has ended", settled)
+				if e := st.Edges; len(e) != 4 || st.Pipelines[0].Version != 3 {
+					t.Errorf("version %d, edges %+v", st.Pipelines[0].Version, e)
+				}
+				l.until("n1", "records by c", func(api.Status) bool { return sink.by("c") > 1000 })
+				byA := sink.by("a")
+
+				l.apply("t1", "tap -> b -> c -> sink") // in another order
+				l.until("n1", "what left has ended, records by b and c", func(st api.Status) bool { return settled(st) && sink.by("bc") > 0 })
+				l.apply("t1", "tap -> b -> a -> sink") // a node again at work that ended
+				l.until("n1", "finished", finished)
+				sink.check(t, n, dies)
+				if sink.by("a") != byA || sink.by("bc") == 0 || sink.by("ba") == 0 || sink.by("b")+sink.by("bc")+sink.by("ba")+byA < n {
+					t.Errorf("by way: %v, by a before it went %d", sink.times, byA)
+				}
+			})
+		})
+	}
+}
+
+// A tap that leaves reads no more, and what it read arrives.
+func TestTapLeaves(t *testing.T) {
+	inLab(t, "tap -> a -> sink\nc -> a", func(l *lab) {
+		l.first.Roles[1].Kind = topology.KindTap // c
+		const n = 20_000
+		sink := newArrivals()
+		l.start("n1")
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("c1", node.Role{Name: "c", Tap: counted{0}})
+		l.start("t1", node.Role{Name: "tap", Tap: counted{n}})
+		l.until("n1", "records", func(api.Status) bool { return sink.by("a") > 1000 })
+		p := l.pipeline("c -> a -> sink")
+		p.Roles[1].Kind = topology.KindTap
+		if _, err := l.nodes["n1"].Apply(context.Background(), api.Revision{Pipeline: p, Version: 1}); err != nil {
+			t.Fatal(err)
+		}
+		l.until("n1", "the tap has ended", settled)
+		read := sink.by("a")
+		time.Sleep(time.Second)
+		if sink.by("a") != read || read == n {
+			t.Errorf("%d records came, then %d", read, sink.by("a"))
+		}
+		sink.check(t, read, false)
+	})
+}
+
+// A6: a paused role takes nothing, whoever leads; what is before it waits within its windows.
+func TestPauseOutlivesTheLeader(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		const n = 30_000
+		sink := newArrivals()
+		ctx := context.Background()
+		l.start("n1")
+		l.start("n2")
+		l.start("n3")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", node.Role{Name: "tap", Tap: counted{n}})
+		st := l.until("t1", "records, and three voters", func(st api.Status) bool { return sink.by("a") > 1000 && len(st.Voters) == 3 })
+		if err := l.nodes["s1"].Pause(ctx, "p/sink", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		before := sink.by("a")
+		l.kill(st.Leader)
+		time.Sleep(10 * time.Second)
+		st = l.until("t1", "another leader", func(next api.Status) bool { return next.Quorum && next.Leader != st.Leader })
+		if p := st.Pipelines[0]; p.State != "paused" || sink.by("a") != before || p.RecordsIn == n || p.RecordsIn-uint64(before) > 2*4096+1 {
+			t.Errorf("paused: %+v; %d records came, then %d", p, before, sink.by("a"))
+		}
+		read := st.Pipelines[0].RecordsIn
+		for _, what := range []string{"sink", "p/sin", "q"} {
+			if err := l.nodes["t1"].Pause(ctx, what, false); err == nil {
+				t.Errorf("%s goes on", what)
+			}
+		}
+		l.start("s2", node.Role{Name: "sink", Sink: sink}) // a node that joins a paused role
+		time.Sleep(3 * time.Second)
+		if got := l.until("t1", "status", func(api.Status) bool { return true }).Pipelines[0].RecordsIn; got > read+4096+1 || sink.by("a") != before {
+			t.Errorf("another node of the role: the tap read %d, then %d; %d records came", read, got, sink.by("a"))
+		}
+		if err := l.nodes["t1"].Pause(ctx, "p/sink", false); err != nil {
+			t.Fatal(err)
+		}
+		l.until("t1", "finished", finished)
+		sink.check(t, n, false)
+
+		if err := l.nodes["t1"].Pause(ctx, "p", true); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.nodes["t1"].Pause(ctx, "p/tap", false); err == nil || !strings.HasSuffix(err.Error(), "weir resume p") {
+			t.Errorf("a tap of a paused pipeline: %v", err)
+		}
+	})
+}
+
+// A call needs a leader, and says so when there is none; records need none.
+func TestCallsWithoutLeader(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		sink := newArrivals()
+		l.start("n1")
+		l.start("n2")
+		l.start("n3")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", node.Role{Name: "tap", Tap: counted{60_000}})
+		st := l.until("t1", "three voters", func(st api.Status) bool { return sink.by("a") > 100 && len(st.Voters) == 3 })
+		for _, v := range st.Voters[:2] {
+			l.kill(v)
+		}
+		time.Sleep(5 * time.Second)
+		before := sink.by("a")
+		err := l.nodes["s1"].Pause(context.Background(), "p", true)
+		var failure *api.Error
+		want := "there is no leader: NO QUORUM (1/3 voters): the data flows on, the graph is frozen; try again"
+		if !errors.As(err, &failure) || failure.Text != want || failure.Exit != 75 || failure.Status != 503 {
+			t.Errorf("pause: %#v, want %q", err, want)
+		}
+		if sink.by("a") <= before {
+			t.Error("no record came while nobody leads")
+		}
+	})
+}
+
+// A node drains at the word of another: it leaves, ends well, and nothing is sent twice.
+func TestDrain(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		const n = 20_000
+		sink := newArrivals()
+		ctx := context.Background()
+		l.start("n1")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("a2", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", node.Role{Name: "tap", Tap: counted{n}})
+		l.until("n1", "records", func(api.Status) bool { return sink.by("a") > 1000 })
+		if _, err := l.nodes["n1"].Drain(ctx, api.Drain{Node: "a3"}); err == nil || err.Error() != "there is no node a3: did you mean a1?" {
+			t.Errorf("drain a3: %v", err)
+		}
+		d, err := l.nodes["n1"].Drain(ctx, api.Drain{Node: "a2"})
+		if err != nil || len(d.Notes) != 0 || d.Self {
+			t.Errorf("drain a2: %+v, %v", d, err)
+		}
+		if err := <-l.nodes["a2"].done; err != nil {
+			t.Errorf("a2 ends with %v", err)
+		}
+		l.nodes["a2"].done <- nil
+		st := l.until("n1", "a2 has left", func(st api.Status) bool {
+			for _, node := range st.Nodes {
+				if node.ID == "a2" && node.State != "left" {
+					return false
+				}
+			}
+			return true
+		})
+		for _, e := range st.Edges {
+			if e.RedeliveredTotal != 0 {
+				t.Errorf("%s -> %s: %d sent again", e.From, e.To, e.RedeliveredTotal)
+			}
+		}
+		if d, err = l.nodes["a1"].Drain(ctx, api.Drain{Node: "s1"}); err != nil || len(d.Notes) != 1 || !strings.Contains(d.Notes[0], "role sink of pipeline p: its records wait") {
+			t.Errorf("drain the only sink: %+v, %v", d, err)
+		}
+		<-l.nodes["s1"].done
+		l.nodes["s1"].done <- nil
+		l.start("s2", node.Role{Name: "sink", Sink: sink})
+		l.until("n1", "finished", finished)
+		sink.check(t, n, false)
+	})
+}
