@@ -97,8 +97,8 @@ func newBenchNode() *cobra.Command {
 
 // benchNode is a process of a bench at work.
 type benchNode struct {
-	tap  *bench.Tap  // of all but the first seat unused
-	sink *bench.Sink // of all but the last
+	tap  *bench.Tap  // used at the first seat
+	sink *bench.Sink // used at the last
 }
 
 // run runs a node until the orders end.

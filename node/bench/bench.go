@@ -32,33 +32,29 @@ func Copy() stream.Handler {
 // Tap makes records of one size while Run runs. It has one partition and never ends by itself.
 type Tap struct {
 	body  []byte
-	begin chan load   // to the reader, one at a time
-	quiet chan uint64 // from the reader: how many it has made, and makes no more of the load
-	over  atomic.Bool // the load's time is up
-	_     [64]byte    // the reader looks at over for each record, others count in acked
+	begin chan time.Duration // to the reader, a Run's every
+	quiet chan uint64        // from the reader: how many it has made in all, and makes no more
+	over  atomic.Bool        // the Run's time is up
+	_     [64]byte           // the reader looks at over for each record, others count in acked
 	acked atomic.Uint64
 }
 
-// load is what a reader is asked for: as much as it can, or records at times this far apart that
-// carry their time.
-type load struct{ every time.Duration }
-
 // NewTap makes a tap of records of size bytes that do not compress.
 func NewTap(size int) *Tap {
-	t := &Tap{body: make([]byte, size), begin: make(chan load), quiet: make(chan uint64)}
+	t := &Tap{body: make([]byte, size), begin: make(chan time.Duration), quiet: make(chan uint64)}
 	for i := range t.body {
 		t.body[i] = byte(rand.Uint32())
 	}
 	return t
 }
 
-// Run makes records for about d, as fast as they are taken, or one per every if that is not 0,
-// and waits until all of them are acked. It returns how many and how long both took together.
+// Run makes records for about d, as fast as they are taken, or, if every is not 0, one each every,
+// which carry their time; then it waits until all of them are acked. It returns how many and how long both took together.
 func (t *Tap) Run(ctx context.Context, d, every time.Duration) (records uint64, took time.Duration, err error) {
 	before := t.acked.Load()
 	t.over.Store(false)
 	select {
-	case t.begin <- load{every}:
+	case t.begin <- every:
 	case <-ctx.Done():
 		return 0, 0, context.Cause(ctx)
 	}
@@ -94,11 +90,11 @@ func (t *Tap) Open(context.Context, string, stream.Mark) (stream.Reader, error) 
 // reader is the one reader of a Tap.
 type reader struct {
 	*Tap
-	made uint64
-	busy bool // there is a load
-	load load
-	due  time.Time // of the next record of a load with times
-	key  [8]byte
+	made  uint64
+	busy  bool          // for a Run
+	every time.Duration // of that Run
+	due   time.Time     // of its next record, if every is not 0
+	key   [8]byte
 }
 
 // Next implements stream.Reader.
@@ -109,11 +105,11 @@ func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 		}
 	}
 	out := stream.Out{Body: r.body}
-	if r.load.every > 0 {
+	if r.every > 0 {
 		if err := sleep(ctx, time.Until(r.due)); err != nil {
 			return stream.Out{}, nil, err
 		}
-		r.due = r.due.Add(r.load.every)
+		r.due = r.due.Add(r.every)
 		binary.BigEndian.PutUint64(r.key[:], uint64(time.Now().UnixNano()))
 		out.Key = r.key[:]
 	}
@@ -121,7 +117,7 @@ func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 	return out, nil, nil
 }
 
-// turn ends the present load, if there is one, and waits for the next.
+// turn ends the present Run's records, if there is one, and waits for the next.
 func (r *reader) turn(ctx context.Context) error {
 	if r.busy {
 		r.busy = false
@@ -132,7 +128,7 @@ func (r *reader) turn(ctx context.Context) error {
 		}
 	}
 	select {
-	case r.load = <-r.begin:
+	case r.every = <-r.begin:
 		r.busy, r.due = true, time.Now()
 		return nil
 	case <-ctx.Done():
@@ -172,7 +168,7 @@ func (s *Sink) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
 // Write implements stream.Sink.
 func (s *Sink) Write(_ context.Context, rs []stream.Record, _ []byte) error {
-	if len(rs[0].Key) != 8 { // a load has times, or it has none
+	if len(rs[0].Key) != 8 { // all of a Run carry their time, or none
 		return nil
 	}
 	now := time.Now().UnixNano()
