@@ -247,6 +247,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer stopNetwork()
 	net, network := errgroup.WithContext(network)
 	net.Go(func() error { return ended("mux", n.mux.Run(network)) })
+	if err := n.findTwin(network); err != nil { // before we vote or speak in its place
+		for _, l := range listeners {
+			l.Close()
+		}
+		stopNetwork()
+		return errors.Join(err, net.Wait())
+	}
 	net.Go(func() error { return ended("consensus", n.consensus.Run(network)) })
 
 	work, stopWork := context.WithCancel(network)
@@ -256,6 +263,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	rooms.Go(func() error { return ended("orchestrator", n.newOrchestrator().run(work)) })
 	rooms.Go(func() error { return ended("announce", n.announce(work)) })
 	rooms.Go(func() error { return ended("join", n.sayWaiting(work)) })
+	rooms.Go(func() error { return n.awaitTwin(work) })
 	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {
@@ -271,6 +279,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	case <-n.drained:
 		n.leave(work)
 	case <-work.Done():
+		if _, twin := errors.AsType[*TwinError](context.Cause(work)); twin {
+			stopNetwork() // a leave would be the other's
+		}
 	}
 	stopWork()
 	err = rooms.Wait()

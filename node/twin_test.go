@@ -1,0 +1,65 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"weir/node/api"
+	"weir/topology"
+)
+
+// admitted waits until the log has a node at its address.
+func (c *cluster) admitted(n *Node) {
+	c.t.Helper()
+	c.until(20*time.Second, "the node is admitted", func(api.Status) bool {
+		in, ok := c.nodes[0].consensus.State().Node(n.ID())
+		return ok && in.Addr == n.Addr()
+	})
+}
+
+// A copy of a data dir that is started beside its original ends and says so; the original stays.
+// One that is restarted at another address is no copy.
+func TestCopyOfADataDir(t *testing.T) {
+	c := newCluster(t, "in -> out", map[string]topology.Kind{"in": topology.KindTap, "out": topology.KindSink})
+	c.add(Role{Name: "in", Tap: numbered{0}})
+	dir := filepath.Join(t.TempDir(), "d")
+	kept := func(cfg *Config) { cfg.DataDir = dir }
+	n, stop := c.add(Role{Name: "out", Sink: newCollect()}, kept)
+	c.admitted(n)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if b, err := os.ReadFile(filepath.Join(dir, "log")); err != nil || time.Now().After(deadline) {
+			t.Fatalf("its address is not kept: %v", err)
+		} else if bytes.Contains(b, []byte(n.Addr())) {
+			break
+		}
+	}
+
+	twin := filepath.Join(t.TempDir(), "twin")
+	if err := os.CopyFS(twin, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := New(Config{Secret: c.secret, Listen: "127.0.0.1:0", Join: []string{c.seed}, DataDir: twin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
+	defer cancel()
+	err = copied.Run(ctx)
+	if te, ok := errors.AsType[*TwinError](err); !ok || te.Addr != n.Addr() || !te.Copied || te.ExitCode() != 78 {
+		t.Errorf("the copy ended with %v", err)
+	}
+	c.admitted(n)
+
+	stop()
+	moved, _ := c.add(Role{Name: "out", Sink: newCollect()}, kept)
+	if moved.ID() != n.ID() || moved.Addr() == n.Addr() || moved.self.Boot != 2 {
+		t.Errorf("%s at %s, boot %d, was %s at %s", moved.ID(), moved.Addr(), moved.self.Boot, n.ID(), n.Addr())
+	}
+	c.admitted(moved)
+	time.Sleep(time.Second) // and stays: an end is an error of its Run
+}
