@@ -108,7 +108,7 @@ func advertised(cfg Config, bound netip.AddrPort) (string, error) {
 		}
 		flag = "--advertise"
 	case bound.Addr().IsUnspecified():
-		addr, flag = netip.AddrPortFrom(ownAddr(cfg.Join), bound.Port()), "the default of --advertise,"
+		addr, flag = netip.AddrPortFrom(ownAddr(ctx, cfg.Join), bound.Port()), "the default of --advertise,"
 	}
 	switch remote := firstRemote(ctx, cfg.Join); {
 	case addr.Addr().IsUnspecified(), addr.Port() == 0:
@@ -153,9 +153,9 @@ func resolve(ctx context.Context, host string) (ip netip.Addr, err error) {
 
 // ownAddr is the address of this machine from which the first seed that has a route is reached,
 // else any that is not loopback, else that.
-func ownAddr(seeds []string) netip.Addr {
+func ownAddr(ctx context.Context, seeds []string) netip.Addr {
 	for _, to := range append(seeds[:len(seeds):len(seeds)], elsewhere) {
-		conn, err := net.Dial("udp", to) // of UDP it finds the route, and sends nothing
+		conn, err := new(net.Dialer).DialContext(ctx, "udp", to) // finds the route, and sends nothing
 		if err != nil {
 			continue
 		}

@@ -28,7 +28,7 @@ type Config struct {
 	Join      []string            // host:port of nodes of the cluster; none: make a cluster of one
 	Secret    []byte              // 32 bytes; nil: made at random, only for a cluster of one
 	Listen    string              // host:port of the one UDP port; "" = :7411
-	Advertise string              // host:port told to others; "" = the address bound
+	Advertise string              // host or host:port told to others; "" = the address bound, or that of the way to Join
 	HTTP      string              // host:port of the API on loopback; "" = none
 	Socket    string              // path of the API's Unix socket; "" = none
 	DataDir   string              // where what a restart needs is kept, one node's alone; "" = nothing is kept

@@ -19,6 +19,9 @@ const (
 	// seedsEvery is the pause between two rounds of asking the seeds. They are asked only to say
 	// what this node waits for: the log and gossip find their own way in.
 	seedsEvery = time.Second
+	// logWait is how long the log of a seed that was found may be on its way: a second on a busy
+	// machine, in which a watcher tries ten times.
+	logWait = 2 * time.Second
 	// saidEvery is how often what this node waits for is said again.
 	saidEvery = time.Minute
 	// knockWait is how long an answer to a bare packet may take: as long as the kernel looks for a
@@ -26,14 +29,25 @@ const (
 	knockWait = 3300 * time.Millisecond
 )
 
+// noCluster is why a seed that answers does not bring us into a cluster.
+const noCluster = "it belongs to no cluster yet: run weir cluster init on one of the nodes"
+
 // sayWaiting says what this node waits for, and why, until it belongs to a cluster: when that
 // changes, and once a minute.
 func (n *Node) sayWaiting(ctx context.Context) error {
+	if len(n.cfg.Join) == 0 || n.consensus.State().LogID != 0 {
+		return nil
+	}
 	var said string
 	var saidAt time.Time
-	for n.consensus.State().LogID == 0 && len(n.cfg.Join) > 0 {
+	for joined := false; !joined; joined = joined || n.joined(ctx, seedsEvery) {
 		why := n.askSeeds(ctx)
-		switch joined := n.joined(ctx, seedsEvery); { // who has just been found may be the cluster
+		grace := time.Duration(0)
+		if strings.Contains(why, noCluster) {
+			grace = logWait
+		}
+		joined = n.joined(ctx, grace)
+		switch {
 		case ctx.Err() != nil:
 			return nil
 		case !joined && (why != said || time.Since(saidAt) > saidEvery):
@@ -41,9 +55,7 @@ func (n *Node) sayWaiting(ctx context.Context) error {
 			said, saidAt = why, time.Now()
 		}
 	}
-	if said != "" {
-		n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))
-	}
+	n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))
 	return nil
 }
 
@@ -109,7 +121,7 @@ func (n *Node) askSeed(ctx context.Context, seed string) string {
 	case err == nil && peer.ID == n.self.ID:
 		return "that is this node itself, which belongs to no cluster: join another, or run weir cluster init"
 	case err == nil:
-		return "it belongs to no cluster yet: run weir cluster init on one of the nodes"
+		return noCluster
 	case errors.Is(err, mux.ErrNoAnswer) && knocked != nil:
 		err = knocked
 	}

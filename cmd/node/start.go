@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,7 +126,7 @@ func (cfg *startConfig) check() error {
 	case len(cfg.Roles) > 1 && cfg.File == "":
 		return errors.New("several --role need --file, which says what the roles are")
 	case len(cfg.Roles) > 0 && cfg.File == "" && len(cfg.Program) == 0:
-		return fmt.Errorf("--role %s needs --file FILE, which says what it is, or its program: -- PROGRAM ARG...", cfg.Roles[0])
+		return fmt.Errorf("--role %s needs --file FILE, which says what it is, or its program after --", cfg.Roles[0])
 	case len(distinct) < len(cfg.Roles):
 		return errors.New("a --role is there twice")
 	case cfg.Capacity < 0 || cfg.Capacity > capacityMax:
@@ -192,7 +191,7 @@ func start(ctx context.Context, cfg startConfig, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		greet(stderr, n, cfg.Join, secret)
+		greet(stderr, n, cfg, secret)
 		defer context.AfterFunc(ctx, func() { log.Info("draining: a second signal stops at once") })()
 		return n.Run(ctx)
 	}
@@ -217,17 +216,20 @@ func sendHello(w io.Writer, h hello) {
 
 // greet tells a person what was started, and how others join it. A secret that was made here is
 // told nowhere else.
-func greet(w io.Writer, n *node.Node, join []string, secret []byte) {
+func greet(w io.Writer, n *node.Node, cfg startConfig, secret []byte) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "node %s at %s, cluster %s\n", n.ID(), n.Addr(), n.Cluster())
 	switch {
-	case len(join) > 0:
-		fmt.Fprintf(&b, "joining through %s\n", strings.Join(join, ", "))
-	case secret != nil:
-		fmt.Fprintf(&b, "to add a node, type elsewhere, with or without a role:\n  %s=%s weir start --join %s --role ROLE -- PROGRAM ARG...\n",
-			secretEnv, hex.EncodeToString(secret), n.Addr())
-	default:
+	case len(cfg.Join) > 0:
+		fmt.Fprintf(&b, "joining through %s\n", strings.Join(cfg.Join, ", "))
+	case secret == nil:
 		fmt.Fprintf(&b, "to add a node, type elsewhere, with the same secret, with or without a role:\n  weir start --join %s --role ROLE -- PROGRAM ARG...\n", n.Addr())
+	default:
+		fmt.Fprintf(&b, "to add a node, type elsewhere, with or without a role:\n  %s=%x weir start --join %s --role ROLE -- PROGRAM ARG...\n",
+			secretEnv, secret, n.Addr())
+	}
+	if secret != nil && cfg.DataDir != "" {
+		fmt.Fprintf(&b, "and keep %s: this node needs it when it starts again\n", secretEnv)
 	}
 	_, _ = io.WriteString(w, b.String()) // nobody reads it
 }

@@ -18,7 +18,7 @@ func TestStartUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{"--role a", 2, "--role a needs --file FILE, which says what it is, or its program: -- PROGRAM ARG..."},
+		{"--role a", 2, "--role a needs --file FILE, which says what it is, or its program after --"},
 		{"--role a --role b", 2, "several --role need --file, which says what the roles are"},
 		{"--role a --role a --file f", 2, "a --role is there twice"},
 		{"--role a --role b -- cat", 2, "a program after -- needs one --role that it is to serve, not 2"},
