@@ -44,8 +44,13 @@ func (m *Mux) open(ctx context.Context, id topology.NodeID, addr string, k Kind)
 				return nil, ErrTooManyLinks
 			}
 			to.id = c.peer.ID
-		case c.gone() && !retried: // it died between our look and our use
+		case errors.Is(err, ErrLost) && !retried: // it died between our look and our use
 			retried = true
+			select {
+			case <-c.q.Context().Done(): // its streams hear of that a little earlier
+			case <-ctx.Done():
+				return nil, err
+			}
 		default:
 			return nil, err
 		}
