@@ -235,7 +235,7 @@ func (n *Node) nodes(s *consensus.State, all map[topology.NodeID]report) []api.N
 	nodes := make([]api.Node, 0, len(ids))
 	for id, node := range ids {
 		out := api.Node{
-			ID: string(id), Addr: node.Addr, Roles: slices.Concat([]string{}, node.Roles), Tags: node.Tags, State: "alive",
+			ID: string(id), Addr: node.Addr, Roles: append([]string{}, node.Roles...), Tags: node.Tags, State: "alive",
 			Voter: s.Votes(id), Leader: s.Leader == id,
 			PID: all[id].PID, RSSBytes: all[id].RSS, HeldBytes: all[id].Held, MemoryBytes: all[id].Memory,
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -69,9 +68,7 @@ func revising(cmd *cobra.Command, ask func(*cobra.Command, string, api.Revision)
 			return asked
 		}
 		if asJSON {
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			err = enc.Encode(plan)
+			err = writeJSON(cmd.OutOrStdout(), plan, true)
 		} else {
 			err = writePlan(cmd.OutOrStdout(), plan)
 		}

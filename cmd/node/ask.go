@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -52,6 +54,16 @@ func onlySocket(paths []string, err error) (addr string, _ error) {
 			strings.Join(paths, "\n  --addr unix:"))}
 	}
 	return "unix:" + filepath.Clean(paths[0]), nil
+}
+
+// writeJSON prints v for programs, and for people if indented; "->" stays as it is.
+func writeJSON(w io.Writer, v any, indented bool) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	if indented {
+		enc.SetIndent("", "  ")
+	}
+	return enc.Encode(v)
 }
 
 // call makes a call at the node at addr, as nodeAt takes it.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -128,13 +127,11 @@ func drawGraph(w io.Writer, format graphFormat, name string, g topology.Graph) e
 	case "svg":
 		text = g.SVG(name)
 	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(struct {
+		return writeJSON(w, struct {
 			Pipeline string          `json:"pipeline"`
 			Roles    []string        `json:"roles"`
 			Edges    []topology.Edge `json:"edges"`
-		}{name, g.Roles(), g.Edges})
+		}{name, g.Roles(), g.Edges}, true)
 	}
 	_, err := io.WriteString(w, text)
 	return err

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +77,9 @@ func (cfg *statusConfig) addTo(cmd *cobra.Command) {
 	flags.BoolVarP(&cfg.Watch, "watch", "w", false, "show it every second until Ctrl-C: in place on a terminal, else one after the other")
 	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
 		if cfg.Watch {
-			return cfg.watch(cmd.Context(), cmd.OutOrStdout())
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			return cfg.watch(ctx, cmd.OutOrStdout())
 		}
 		text, err := cfg.text(cmd.Context())
 		if err != nil {
@@ -106,11 +107,7 @@ func (cfg *statusConfig) text(ctx context.Context) (string, error) {
 		if cfg.Nodes {
 			what = st.Nodes
 		}
-		enc := json.NewEncoder(b)
-		if !cfg.Watch {
-			enc.SetIndent("", "  ")
-		}
-		err = enc.Encode(what)
+		err = writeJSON(b, what, !cfg.Watch)
 	case cfg.Nodes:
 		writeNodes(b, st.Nodes)
 		return strings.TrimPrefix(b.String(), "\n"), nil
@@ -127,11 +124,9 @@ const (
 	clearScreen = "\x1b[H\x1b[2J"
 )
 
-// watch shows the status again and again until it is interrupted. A node that does not answer may
+// watch shows the status again and again until ctx is done. A node that does not answer may
 // come back: what is wrong is shown in place of the status.
 func (cfg *statusConfig) watch(ctx context.Context, w io.Writer) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	before, between := "", "\n"
