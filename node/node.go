@@ -44,6 +44,9 @@ const (
 	// leaveTimeout is how long a node that leaves waits for the log to say so: some elections,
 	// and less than what those who stop it wait before they kill it (up: 5 s).
 	leaveTimeout = 2 * time.Second
+	// handOverMax is how long a leader that leaves tries to hand leadership on: one voter that does
+	// not answer, and one that does. When all leave at once nobody takes it.
+	handOverMax = 500 * time.Millisecond
 	// idBytesMax is the longest name of a node, in bytes (mux).
 	idBytesMax = 64
 	// memoryMin is the least memory of a node: a batch for each of a few links.
@@ -372,11 +375,27 @@ func (n *Node) insist(ctx context.Context, c consensus.Command, done func(*conse
 	}
 }
 
+// handOver makes another voter the leader if this node leads, so that its end is no election.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handOverMax)
+	defer cancel()
+	s := n.consensus.State()
+	for _, id := range s.Voters {
+		if _, stays := s.Node(id); !stays || id == n.self.ID || ctx.Err() != nil || !n.consensus.IsLeader() {
+			continue
+		}
+		if err := n.consensus.TransferLeadership(ctx, id); err != nil {
+			n.log.Debug("leadership not handed over", "peer", id, "err", err)
+		}
+	}
+}
+
 // leave finishes what is in flight, however long that takes: the taps stop reading, and where
 // others send to this node, it leaves the roster, so that they stop. Only where the log does not
 // take that within leaveTimeout, what is in flight here is left to be sent again.
 func (n *Node) leave(ctx context.Context) {
 	n.draining.Store(true)
+	defer n.handOver(ctx)
 	n.keeper.stopReading()
 	if n.keeper.fed() {
 		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
