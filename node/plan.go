@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"weir/consensus"
 	"weir/node/api"
+	"weir/stream"
 	"weir/topology"
 )
 
@@ -65,12 +67,12 @@ func changes(old consensus.Pipeline, p topology.Pipeline) []string {
 		}
 		for _, field := range []struct{ name, from, to string }{
 			{"kind", string(was.Kind), string(r.Kind)},
-			{"records", was.Records, r.Records},
-			{"send", string(was.Send), string(r.Send)},
-			{"needs", strings.Join(was.Needs, " "), strings.Join(r.Needs, " ")},
+			{"records", cmp.Or(was.Records, "default"), cmp.Or(r.Records, "default")},
+			{"send", string(cmp.Or(was.Send, topology.SendCopy)), string(cmp.Or(r.Send, topology.SendCopy))},
+			{"needs", cmp.Or(strings.Join(was.Needs, " "), "nothing"), cmp.Or(strings.Join(r.Needs, " "), "nothing")},
 		} {
 			if field.from != field.to {
-				add("~ role %s: %s %s -> %s", r.Name, field.name, orDefault(field.from), orDefault(field.to))
+				add("~ role %s: %s %s -> %s", r.Name, field.name, field.from, field.to)
 			}
 		}
 	}
@@ -90,19 +92,12 @@ func changes(old consensus.Pipeline, p topology.Pipeline) []string {
 		}
 	}
 	if old.Version > 0 && old.RecordMax != p.RecordMax {
-		add("~ record-max: %d -> %d bytes", old.RecordMax, p.RecordMax)
+		add("~ record-max: %d -> %d bytes", cmp.Or(old.RecordMax, stream.RecordBytesMax), cmp.Or(p.RecordMax, stream.RecordBytesMax))
 	}
 	if old.Failed != nil {
 		add("~ it failed, and starts again: %s", old.Failed.Reason)
 	}
 	return list
-}
-
-func orDefault(text string) string {
-	if text == "" {
-		return "default"
-	}
-	return text
 }
 
 // lacks lists what nodes do not have that the revision needs.

@@ -446,3 +446,66 @@ func TestDrain(t *testing.T) {
 		sink.check(t, n, false)
 	})
 }
+
+// A node of a paused role drains: what it did not take goes to others, once the role goes on.
+func TestDrainPaused(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		const n = 20_000
+		sink := newArrivals()
+		ctx := context.Background()
+		l.start("n1")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", node.Role{Name: "tap", Tap: counted{n}})
+		l.until("n1", "records", func(api.Status) bool { return sink.by("a") > 1000 })
+		if err := l.nodes["n1"].Pause(ctx, "p/sink", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		before := sink.by("a")
+		if _, err := l.nodes["s1"].Drain(ctx, api.Drain{}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-l.nodes["s1"].done:
+			if err != nil {
+				t.Errorf("s1 ends with %v", err)
+			}
+			l.nodes["s1"].done <- nil
+		case <-time.After(10 * time.Second):
+			t.Error("a node of a paused role does not end")
+		}
+		l.start("s2", node.Role{Name: "sink", Sink: sink})
+		time.Sleep(time.Second)
+		if sink.by("a") != before {
+			t.Errorf("paused, and yet %d records came", sink.by("a")-before)
+		}
+		if err := l.nodes["n1"].Pause(ctx, "p/sink", false); err != nil {
+			t.Fatal(err)
+		}
+		l.until("n1", "finished", finished)
+		sink.check(t, n, false)
+	})
+}
+
+// Of two who change the same version one is told.
+func TestApplyMeanwhile(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		l.start("n1")
+		l.start("n2")
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.until("n1", "the pipeline", func(st api.Status) bool { return len(st.Pipelines) == 1 && len(st.Nodes) == 3 })
+		l.apply("n2", "tap -> a, b -> sink")
+		_, err := l.nodes["n1"].Apply(context.Background(), api.Revision{Pipeline: l.pipeline("tap -> b -> sink"), Version: 1})
+		var failure *api.Error
+		want := "pipeline p was changed meanwhile: it is at version 2, not 1 as planned; look at it again with weir plan"
+		if !errors.As(err, &failure) || failure.Text != want || failure.Status != 409 || failure.Exit != 75 {
+			t.Errorf("apply: %#v, want %q", err, want)
+		}
+		bad := l.pipeline("tap -> a -> sink")
+		bad.Roles = bad.Roles[1:]
+		if _, err := l.nodes["n1"].Plan(context.Background(), api.Revision{Pipeline: bad}); !errors.As(err, &failure) || failure.Status != 422 || failure.Exit != 78 {
+			t.Errorf("plan of a pipeline without a role: %v", err)
+		}
+	})
+}

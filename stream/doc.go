@@ -21,6 +21,9 @@
 // [Outlet.Serve] returns and what was un-acked goes to the other links of its edge; a record that
 // a handler refused goes to another node, and at the third time the run stops.
 //
+// A role at work may change: [Outlet.Revise] gives it other edges, [Inlet.Pause] and [Source.Pause]
+// hold up what it takes or reads.
+//
 // Nothing queues. What a node holds is bounded three times: a receiver reads its next batch when
 // the last one is all taken, so the stream's own window fills; a sender has credit for so many
 // records that no handler has taken (credit.go); and its un-acked records, counted and in bytes,
