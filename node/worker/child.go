@@ -22,10 +22,12 @@ type child struct {
 	began time.Time
 	kill  context.CancelCauseFunc
 	errs  *tail
+	last  bool          // if it ends before the role's first answer, no other is started
 	room  chan struct{} // length 1, a flag: something was answered
 	ended chan struct{} // closed when read returns
 	in    []byte        // of write: the lines of a job
 	out   []byte        // of read: the answer to the oldest record, as far as it is there
+	next  *job          // of write, then run's caller's: taken, and nothing of it written
 
 	mu       sync.Mutex
 	stdin    io.Writer // nil until the process has started
@@ -42,7 +44,7 @@ func newChild(l *line) *child {
 	return &child{l: l, began: time.Now(), errs: new(tail), room: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
-// run starts the process with its first job and returns why it ended, with no job left.
+// run starts the process with its first job and returns why it ended, with no job left but next.
 func (c *child) run(ctx context.Context, first job) error {
 	life, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)
@@ -65,6 +67,9 @@ func (c *child) run(ctx context.Context, first job) error {
 	stop()
 	c.errs.end()
 	err := c.verdict(ctx, life, cmd.ProcessState)
+	if c.last && ctx.Err() == nil && !c.l.proven.Load() {
+		err = &stream.ConfigError{Err: fmt.Errorf("%w; it was started again and again and never answered a line: try it by hand", err)}
+	}
 	c.abandon(err)
 	return err
 }
@@ -84,10 +89,11 @@ func (c *child) write(ctx context.Context, w io.Writer, j job) {
 		case <-ctx.Done():
 			return
 		}
-		room := c.await(ctx, func() bool { return c.cost == 0 || c.cost+j.cost <= windowBytes })
-		if c.add(j); !room {
+		if !c.await(ctx, func() bool { return c.cost == 0 || c.cost+j.cost <= windowBytes }) {
+			c.next = &j
 			return
 		}
+		c.add(j)
 	}
 }
 
@@ -334,10 +340,7 @@ func (c *child) verdict(ctx, life context.Context, ps *os.ProcessState) error {
 // abandon nacks what was not answered.
 func (c *child) abandon(err error) {
 	for _, j := range c.sent {
-		for i := j.next; i < j.to; i++ {
-			j.batch.Nack(i, err)
-		}
-		j.done.Done()
+		j.nack(err)
 	}
 	c.sent = nil
 }

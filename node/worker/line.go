@@ -26,7 +26,8 @@ const (
 	// believed: a second line, or a prompt, follows at once.
 	settleTime = 200 * time.Millisecond
 	// backoffMin and backoffMax are the waits between two starts of a program that ends by
-	// itself; they double, and begin anew after healthy (FAULTS F25).
+	// itself; they double, and begin anew after healthy (FAULTS F25). As long as no process of the
+	// role has answered a line they end above probeTime: six starts, two to three seconds.
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 30 * time.Second
 	healthy    = 60 * time.Second
@@ -76,6 +77,17 @@ type job struct {
 	to      int
 	cost    int // of the window, in bytes
 	done    *sync.WaitGroup
+}
+
+// nack ends a job, or nil, that is not answered, or not all of it.
+func (j *job) nack(err error) {
+	if j == nil {
+		return
+	}
+	for i := j.next; i < j.to; i++ {
+		j.batch.Nack(i, err)
+	}
+	j.done.Done()
 }
 
 // batch is what of a stream.Batch answers go to.
@@ -137,23 +149,26 @@ func (l *line) Run(ctx context.Context) error {
 // keep runs one process after the other, none while there is no record for it.
 func (l *line) keep(ctx context.Context) {
 	backoff := backoffMin
+	var next *job // taken by the process before
 	for {
-		var j job
-		select {
-		case j = <-l.jobs:
-		case <-ctx.Done():
-			return
+		if next == nil {
+			select {
+			case j := <-l.jobs:
+				next = &j
+			case <-ctx.Done():
+				return
+			}
 		}
-		began := time.Now()
-		err := newChild(l).run(ctx, j)
-		if ctx.Err() != nil {
-			return
-		}
+		c := newChild(l)
+		c.last = backoff > probeTime
+		err := c.run(ctx, *next)
+		next = c.next
 		var config *stream.ConfigError
-		if errors.As(err, &config) {
-			return // its records' nacks have ended the pipeline
+		if ctx.Err() != nil || errors.As(err, &config) { // then nacks have ended the pipeline
+			next.nack(err)
+			return
 		}
-		if time.Since(began) >= healthy {
+		if time.Since(c.began) >= healthy {
 			backoff = backoffMin
 		}
 		wait := backoff/2 + rand.N(backoff/2) // jitter: the processes of a role often end together
@@ -162,6 +177,7 @@ func (l *line) keep(ctx context.Context) {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
+			next.nack(context.Cause(ctx))
 			return
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -296,6 +298,59 @@ func TestLineSuspects(t *testing.T) {
 	}
 	if got, want := b.fates(), `"a"!sh: exit 3 "b""c"`; got != want {
 		t.Errorf("again got %s, want %s", got, want)
+	}
+}
+
+// A record that a process took and had no room for is not blamed for its end: the next has it.
+func TestLineNextRecord(t *testing.T) {
+	t.Parallel()
+	tell := filepath.Join(t.TempDir(), "tell")
+	if err := syscall.Mkfifo(tell, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, ctx := startLine(t, Config{Sh: `read x; test "$x" = bad && read y <` + tell + ` && exit 3; echo "$x"; exec cat`})
+	l.proven.Store(true)
+	bad, good := newFakeBatch(1), newFakeBatch(1)
+	var done sync.WaitGroup
+	done.Add(2)
+	for _, j := range []job{
+		{batch: bad, records: batchOf("bad"), to: 1, cost: 1, done: &done},
+		{batch: good, records: batchOf("good"), to: 1, cost: windowBytes, done: &done},
+	} {
+		select {
+		case l.jobs <- j: // the second is taken by the process that has the first
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		}
+	}
+	if err := os.WriteFile(tell, []byte("end\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	done.Wait()
+	if got, want := bad.fates()+good.fates(), `!sh: exit 3 "good"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A program that ends whenever it is started, and answers nothing, ends its run within seconds.
+func TestLineNeverAnswers(t *testing.T) {
+	t.Parallel()
+	l, ctx := startLine(t, Config{Sh: `read x; echo "no module" >&2; exit 1`})
+	for starts := 1; ; starts++ {
+		b := newFakeBatch(1)
+		if err := l.handle(ctx, batchOf("a"), b); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.As(b.nacks[0], new(*stream.ConfigError)) {
+			continue
+		}
+		if starts < 4 {
+			t.Errorf("only %d starts", starts)
+		}
+		if got, want := b.nacks[0].Error(), "sh: exit 1: no module; it was started again and again and never answered a line: try it by hand"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		return
 	}
 }
 
