@@ -36,10 +36,7 @@ type StoreConfig struct {
 func OpenStore(c StoreConfig) (*Store, error) {
 	db, err := openFile(c)
 	if err != nil {
-		if path, ok := errors.AsType[*fs.PathError](err); ok {
-			err = path.Err // the path is said
-		}
-		return nil, &StoreError{Path: c.Path, Err: withSpace(c.Path, err), Newer: errors.Is(err, errNewer)}
+		return nil, &StoreError{Path: c.Path, Err: disk(c.Path, err), Newer: errors.Is(err, errNewer)}
 	}
 	return &Store{db: db, path: c.Path, broken: c.Broken, failed: make(chan struct{})}, nil
 }
@@ -210,11 +207,14 @@ func checkFirstPages(path string) error {
 	return nil
 }
 
-// withSpace adds to an error of a full disk how full it is.
-func withSpace(path string, err error) error {
-	var fs syscall.Statfs_t
-	if !errors.Is(err, syscall.ENOSPC) || syscall.Statfs(filepath.Dir(path), &fs) != nil {
+// disk is an error of the system without the path, which is said, and with the room on a full disk.
+func disk(path string, err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		err = at.Err
+	}
+	var room syscall.Statfs_t
+	if !errors.Is(err, syscall.ENOSPC) || syscall.Statfs(filepath.Dir(path), &room) != nil {
 		return err
 	}
-	return fmt.Errorf("%w (%d bytes are free)", err, fs.Bavail*uint64(fs.Bsize))
+	return fmt.Errorf("%w (%d bytes are free)", err, room.Bavail*uint64(room.Bsize))
 }

@@ -101,7 +101,7 @@ func (s *Store) fail(what string, err error) error {
 	s.mu.Lock()
 	first := s.err == nil
 	if first {
-		s.err = &StoreError{Path: s.path, Err: fmt.Errorf("%s: %w", what, withSpace(s.path, err))}
+		s.err = &StoreError{Path: s.path, Err: fmt.Errorf("%s: %w", what, disk(s.path, err))}
 	}
 	err = s.err
 	s.mu.Unlock()
