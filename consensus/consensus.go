@@ -1,8 +1,9 @@
 // Package consensus keeps the State that all nodes agree on, and says who leads.
 //
-// A few nodes vote: they run raft, in memory. All others watch: they get the state from any node
-// that has applied more, then its entries one by one, and go on elsewhere when that node dies.
-// Both apply the same entries by the same pure function, so every node has every State in turn.
+// A few nodes vote: they run raft. All others watch: they get the state from any node that has
+// applied more, then its entries one by one, and go on elsewhere when that node dies. Both apply
+// the same entries by the same pure function, so every node has every State in turn. With a Store
+// a node begins with the newest State it has kept, and a voter with its vote and its log.
 //
 //	Propose ──> leader ──raft──> voters ──watch──> all others
 //	                │              │                  │
@@ -218,7 +219,7 @@ func (c *Consensus) stand(ctx context.Context, alone bool) error {
 	c.mu.Lock()
 	c.voter = v
 	c.mu.Unlock()
-	c.log.Info("vote ready", "node", c.id, "server", v.id)
+	c.log.Info("vote ready", "server", v.id)
 	return nil
 }
 
@@ -233,7 +234,7 @@ func (c *Consensus) answerStand(ctx context.Context) response {
 // unvote gives the vote up for good; the node watches from then on.
 func (c *Consensus) unvote(why string) error {
 	c.hooks.sometimes("a vote is given up")
-	c.log.Info("vote given up", "node", c.id, "server", c.vote().id, "why", why)
+	c.log.Info("vote given up", "server", c.vote().id, "why", why)
 	if err := c.rest(); err != nil {
 		return err
 	}

@@ -107,9 +107,6 @@ func (d *dataDir) become(cfg Config, cluster string) error {
 // take makes the directory, if there is none, and locks it.
 func (d *dataDir) take() error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
-		if errors.Is(err, syscall.ENOTDIR) {
-			return &DirError{d.path, errors.New("there is a file of that name: choose another directory"), 78}
-		}
 		return d.disk("make it", err)
 	}
 	f, err := os.OpenFile(d.file("lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -192,6 +189,9 @@ func (d *dataDir) file(name string) string { return filepath.Join(d.path, name) 
 
 // disk is an error of the system as ours.
 func (d *dataDir) disk(what string, err error) error {
+	if errors.Is(err, syscall.ENOTDIR) {
+		return &DirError{d.path, errors.New("there is a file of that name: choose another directory"), 78}
+	}
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		err = path.Err // the path is said
 	}

@@ -314,3 +314,19 @@ func TestTapGivesUpItsVoteAndTheDeadAreReplaced(t *testing.T) {
 		w.stop()
 	})
 }
+
+// The voters of a cluster that restarts come one by one: the first to lead takes no vote of one
+// that it has not heard of yet.
+func TestVotersThatAreNotBackYetKeepTheirPlace(t *testing.T) {
+	onBench(t, func(t *testing.T, b *bench) {
+		b.state.Voters = []topology.NodeID{"a", "x", "y"}
+		for _, id := range b.state.Voters {
+			b.state.Roster = append(b.state.Roster, topology.Node{ID: id, Boot: 1, Addr: string(id) + ":1"})
+		}
+		b.set(up("a"), up("b"), up("c"), up("x"))
+		time.Sleep(unseenMax - time.Second)
+		b.expect(t, "admit [b c]")
+		time.Sleep(5 * time.Second)
+		b.expect(t, "add [b]", "remove y", "dead [y]")
+	})
+}
