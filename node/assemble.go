@@ -41,6 +41,9 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 		have := strings.Join(slices.Sorted(maps.Keys(f.Roles)), ", ")
 		return Role{}, fmt.Errorf("pipeline %s has no role %s: it has %s", f.Pipeline.Name, role, have)
 	}
+	if err := f.Unset(name); err != nil {
+		return Role{}, err
+	}
 	made := Role{Name: role, Capacity: r.Capacity, Program: f.Program(name)}
 	var err error
 	switch {

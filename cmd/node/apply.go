@@ -28,7 +28,9 @@ has the file: apply ends with what they do not have.`,
 			return plan, err
 		}
 		r.Version = plan.Version
-		return plan, call(cmd.Context(), addr, "apply", r, &plan)
+		var done api.Plan // stays empty where it was not done
+		err = call(cmd.Context(), addr, "apply", r, &done)
+		return done, err
 	})
 }
 
@@ -55,11 +57,10 @@ func revising(cmd *cobra.Command, ask func(*cobra.Command, string, api.Revision)
 	var addr string
 	var asJSON bool
 	cmd.Args, cmd.ValidArgsFunction = oneFile, completeFile
-	set := addSet(cmd.Flags())
 	addAddr(cmd.Flags(), &addr)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the changes as JSON")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
-		f, err := loadSpec(args[0], set, cmd.ErrOrStderr())
+		f, err := loadDraft(args[0], cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}

@@ -57,6 +57,7 @@ func withCode(err error) error {
 		tagged      *exitError
 		coded       interface{ ExitCode() int } // of a tap, a sink or a program
 		unreachable *api.UnreachableError
+		badFile     *spec.Error
 		notYet      *spec.NotYetError
 		path        *fs.PathError
 	)
@@ -79,7 +80,7 @@ func withCode(err error) error {
 		return &exitError{Code: exitInterrupted}
 	case errors.As(err, &unreachable):
 		return &exitError{exitUnreachable, err}
-	case errors.As(err, &notYet):
+	case errors.As(err, &badFile), errors.As(err, &notYet):
 		return &exitError{exitConfig, err}
 	case errors.Is(err, api.ErrAddress):
 		return &exitError{exitUsage, err}

@@ -37,13 +37,12 @@ func newGraph() *cobra.Command {
 			return nil
 		},
 	}
-	set := addSet(cmd.Flags())
 	addAddr(cmd.Flags(), &addr)
 	cmd.Flags().Var(&format, "format", "`FORMAT` of the drawing: "+strings.Join(graphFormats, ", "))
 	cmd.Flags().StringVar(&pipeline, "pipeline", "", "draw only the pipeline `NAME` of the cluster")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {
-			f, err := loadSpec(args[0], set, cmd.ErrOrStderr())
+			f, err := loadDraft(args[0], cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

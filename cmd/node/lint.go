@@ -37,13 +37,20 @@ line for each problem, with its place. Warnings alone exit 0.`,
 }
 
 // lint reads a pipeline file and returns what is wrong with it; the file is nil where it cannot
-// be read.
+// be read, or lacks a variable.
 func lint(path string, set map[string]string) (*spec.File, []spec.Problem) {
 	f, err := spec.Load(path, set)
 	if err == nil {
-		return f, f.Lint()
+		err = f.Unset()
 	}
-	var problems []spec.Problem
+	if err != nil {
+		return nil, problemsOf(path, err)
+	}
+	return f, f.Lint()
+}
+
+// problemsOf is what an error of reading a pipeline file says.
+func problemsOf(path string, err error) (problems []spec.Problem) {
 	for _, err := range parts(err) {
 		p := spec.Problem{Pos: spec.Pos{File: path}, Severity: spec.SeverityError, Text: err.Error()}
 		if bad, ok := errors.AsType[*spec.Error](err); ok {
@@ -53,7 +60,7 @@ func lint(path string, set map[string]string) (*spec.File, []spec.Problem) {
 		}
 		problems = append(problems, p)
 	}
-	return nil, problems
+	return problems
 }
 
 // parts is what err joins, or err.

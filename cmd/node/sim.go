@@ -35,7 +35,6 @@ const (
 // simConfig is what `sim` was asked to do.
 type simConfig struct {
 	File     string // of a pipeline; "" = the scenario's own
-	Set      map[string]string
 	Scenario string
 	Chaos    string
 	Seeds    seedRange
@@ -63,7 +62,6 @@ fails is run again, and reported as "fails k of K". Exit 1 if a promise was brok
 		Args:    cobra.MaximumNArgs(1),
 	}
 	flags := cmd.Flags()
-	cfg.Set = addSet(flags)
 	flags.StringVar(&cfg.Scenario, "scenario", "", "what happens: a `NAME` of --list or a file (default "+sim.DefaultScenario+")")
 	flags.StringVar(&cfg.Chaos, "chaos", "", "draw what happens from the seed; `LEVEL` is low, medium or high")
 	flags.Uint64Var(&seed, "seed", 1, "the `NUMBER` that all draws follow from")
@@ -141,7 +139,7 @@ func simShape(cfg simConfig, stderr io.Writer) (sim.Shape, error) {
 	}
 	shape := sim.Shape{}
 	if cfg.File != "" {
-		f, err := spec.Load(cfg.File, cfg.Set)
+		f, err := spec.Load(cfg.File, nil)
 		if err != nil {
 			return shape, &exitError{exitConfig, err}
 		}

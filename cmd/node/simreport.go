@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -148,9 +146,6 @@ func (r *simReport) command(seed uint64) string {
 	words := []string{"weir sim"}
 	if r.cfg.File != "" {
 		words = append(words, r.cfg.File)
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.cfg.Set)) {
-		words = append(words, fmt.Sprintf("--set %s=%s", name, r.cfg.Set[name]))
 	}
 	switch {
 	case r.cfg.Chaos != "":

@@ -113,3 +113,12 @@ func loadSpec(path string, set map[string]string, w io.Writer) (*spec.File, erro
 	}
 	return f, nil
 }
+
+// loadDraft is loadSpec for those who do not run it: its variables need no values.
+func loadDraft(path string, w io.Writer) (*spec.File, error) {
+	f, err := spec.Load(path, nil)
+	if err != nil {
+		return nil, tell(w, problemsOf(path, err))
+	}
+	return f, tell(w, f.Lint())
+}

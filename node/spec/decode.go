@@ -24,10 +24,11 @@ type decoder struct {
 
 	graphAt ast.Node            // the value of the key graph, nil until seen
 	rolesAt map[string]ast.Node // the name of each role
+	unset   []error             // variables that have no value, of the role that is read
 }
 
 // Parse reads text as the pipeline file called name, in whose directory relative paths begin. The
-// values of ${NAME} come from set, then from the environment.
+// values of ${NAME} come from set, then from the environment: see Unset.
 func Parse(name string, text []byte, set map[string]string) (*File, error) {
 	dir, err := filepath.Abs(filepath.Dir(name))
 	if err != nil {
@@ -48,7 +49,7 @@ func Parse(name string, text []byte, set map[string]string) (*File, error) {
 }
 
 func (d *decoder) file(doc ast.Node) (*File, error) {
-	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos), written: make(map[string]Role)}
+	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos), written: make(map[string]Role), unset: make(map[string][]error)}
 	asWritten := *d // puts marks in, which no file can have
 	asWritten.dir = "\x01"
 	asWritten.lookup = func(name string) (string, bool) { return "\x01" + name, true }
@@ -66,10 +67,11 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 		},
 		"roles": func(_, v ast.Node) error {
 			return d.each(v, "roles", func(name string, at, v ast.Node) (err error) {
-				d.rolesAt[name], f.places[name] = at, d.pos(at)
+				d.rolesAt[name], f.places[name], d.unset = at, d.pos(at), nil
 				if f.Roles[name], err = d.role(name, at, v); err == nil {
 					f.written[name], err = asWritten.role(name, at, v)
 				}
+				f.unset[name] = d.unset
 				return err
 			})
 		},

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -128,5 +129,27 @@ func TestUnbuffered(t *testing.T) {
 	}
 	if got := Unbuffered([]string{"/usr/bin/sed", "-E", "s/u/-u/"}, ""); got != "sed -u" {
 		t.Errorf("of exec: %q", got)
+	}
+}
+
+// A node needs values for the variables of the roles that it serves, and for no other.
+func TestUnset(t *testing.T) {
+	f, err := Parse("f.yaml", []byte(`pipeline: p
+graph: a -> b -> c
+roles:
+  a: {tap: {file: "${WEIR_TEST_UNSET}"}}
+  b: {exec: [cat]}
+  c: {sink: discard}
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Unset("b", "c"); err != nil {
+		t.Errorf("roles without variables: %v", err)
+	}
+	for _, roles := range [][]string{{"a", "b"}, nil} {
+		if err := f.Unset(roles...); err == nil || !strings.Contains(err.Error(), "f.yaml:4:19: the variable WEIR_TEST_UNSET is not set") {
+			t.Errorf("roles %q: %v", roles, err)
+		}
 	}
 }

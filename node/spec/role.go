@@ -233,7 +233,7 @@ func (d *decoder) join(path string) string {
 	return filepath.Join(d.dir, path)
 }
 
-// expand replaces ${NAME}; $${ stands for ${.
+// expand replaces ${NAME}; $${ stands for ${. What is not set stays as written, and is noted.
 func (d *decoder) expand(n ast.Node, s string) (string, error) {
 	var out strings.Builder
 	for {
@@ -253,7 +253,8 @@ func (d *decoder) expand(n ast.Node, s string) (string, error) {
 		}
 		value, ok := d.lookup(name)
 		if !ok {
-			return "", d.fail(n, "the variable %s is not set: use --set %s=VALUE or the environment", name, name)
+			value = "${" + name + "}"
+			d.unset = append(d.unset, d.fail(n, "the variable %s is not set: use --set %s=VALUE or the environment", name, name))
 		}
 		out.WriteString(before + value)
 		s = rest

@@ -36,6 +36,7 @@ type File struct {
 
 	places  map[string]Pos  // of the names of the roles; nil for a File made in Go
 	written map[string]Role // before variables and Dir were put in; nil for a File made in Go
+	unset   map[string][]error
 }
 
 // Role is what a role does: exactly one of Exec, Sh, Tap and Sink is set.
@@ -128,6 +129,19 @@ func (f *File) Resolve() error {
 			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send, Needs: r.Needs})
 	}
 	return f.Pipeline.Validate()
+}
+
+// Unset returns what is wrong with the roles, all if none is named, for want of values of variables:
+// Errors, joined. Such a role cannot run here, but its pipeline can be drawn, and served by others.
+func (f *File) Unset(roles ...string) error {
+	if len(roles) == 0 {
+		roles = f.Pipeline.Graph.Roles()
+	}
+	var errs []error
+	for _, role := range roles {
+		errs = append(errs, f.unset[role]...)
+	}
+	return errors.Join(errs...)
 }
 
 // setMode fills in how a program is run.
