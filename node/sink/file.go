@@ -142,11 +142,16 @@ func (s *file) Path() string { return s.path }
 // Begin readies the file for a run of its pipeline: a fresh one replaces what is there, as `>`
 // does; one that goes on, after a restart of its node, writes behind it. A last line, or part of a
 // packed file, that is not all there is cut off then: its Write was not acked and comes again.
-// Begin opens the file again where it was closed. Write does as Begin of a fresh run where nobody
+// Begin opens the file again where it was closed, or is no more the one of that name. Write does as Begin of a fresh run where nobody
 // called it.
 func (s *file) Begin(ctx context.Context, fresh bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if s.f != nil && !s.named() { // moved away since, as logrotate does
+		if err := s.Close(); err != nil {
+			return err
+		}
 	}
 	if s.f == nil {
 		f, err := open(s.path)
@@ -160,7 +165,7 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 	var size int64
 	if s.keep || !fresh {
 		var err error
-		if size, err = s.end(fresh); err != nil {
+		if size, err = s.end(ctx, fresh); err != nil {
 			return err
 		}
 	}
@@ -181,15 +186,25 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 	return nil
 }
 
+// named reports whether the file that is open has the path still.
+func (s *file) named() bool {
+	ours, err := s.f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(s.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
 // end is where a run goes on to write.
-func (s *file) end(fresh bool) (int64, error) {
+func (s *file) end(ctx context.Context, fresh bool) (int64, error) {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return 0, newDiskError(s.path, err)
 	}
 	defer f.Close() // it was only read
 	if s.packing != nil {
-		size, err := s.packing.whole(f)
+		size, err := s.packing.whole(ctx, f)
 		if damaged, ok := errors.AsType[*DamagedError](err); ok {
 			damaged.Path = s.path
 			return 0, damaged
@@ -202,6 +217,7 @@ func (s *file) end(fresh bool) (int64, error) {
 		var info fs.FileInfo
 		if info, err = f.Stat(); err == nil && info.Size() > size {
 			_, err = s.f.WriteAt([]byte{'\n'}, info.Size())
+			err = errors.Join(err, s.f.Sync()) // a run that goes on after a power cut would take it for its own
 			size = info.Size() + 1
 		}
 	}

@@ -3,9 +3,11 @@ package sink
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -25,6 +27,8 @@ type packing struct {
 	// skip reads one member or frame. io.EOF: there are no more, io.ErrUnexpectedEOF: it is not
 	// all there.
 	skip func(r *bufio.Reader) error
+	// check unpacks what was skipped, where skip did not.
+	check func(r io.Reader) error
 }
 
 // packingOf is the packing of the file at path: nil for text as it is.
@@ -33,11 +37,19 @@ func packingOf(path string) *packing {
 	case strings.HasSuffix(path, ".gz"):
 		return gzipPacking()
 	case strings.HasSuffix(path, ".zst"):
-		// No goroutine of its own; the options are valid.
+		// No goroutine of their own; the options are valid.
 		w, _ := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true))
+		z, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
 		return &packing{
 			pack: func(dst, text []byte) []byte { return w.EncodeAll(text, dst) },
 			skip: skipFrame,
+			check: func(r io.Reader) error {
+				if err := z.Reset(r); err != nil {
+					return err
+				}
+				_, err := io.Copy(io.Discard, z)
+				return err
+			},
 		}
 	}
 	return nil
@@ -68,6 +80,7 @@ func gzipPacking() *packing {
 			_, err := io.Copy(io.Discard, z)
 			return err
 		},
+		check: func(io.Reader) error { return nil },
 	}
 }
 
@@ -117,22 +130,28 @@ func pass(r *bufio.Reader, n int) error {
 	return nil
 }
 
-// whole is how many bytes of r are whole members or frames, before one that is not all there.
-func (p *packing) whole(r io.Reader) (int64, error) {
-	counted := &counter{r: r}
+// whole is how many bytes of f are whole members or frames, before one that is not all there. All
+// are unpacked: of what was not acked, a power cut may leave the length and not the bytes.
+func (p *packing) whole(ctx context.Context, f *os.File) (int64, error) {
+	counted := &counter{r: f}
 	br := bufio.NewReaderSize(counted, tailBytes)
-	for at := int64(0); ; at = counted.n - int64(br.Buffered()) {
-		switch err := p.skip(br); {
+	for at := int64(0); ctx.Err() == nil; {
+		err := p.skip(br)
+		end := counted.n - int64(br.Buffered())
+		switch {
 		case err == nil:
+			err = p.check(io.NewSectionReader(f, at, end-at))
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && at > 0:
 			return at, nil
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			err = errors.New("it ends in its first part")
-			fallthrough
-		default:
+		}
+		if err != nil {
 			return at, &DamagedError{Offset: at, Err: err}
 		}
+		at = end
 	}
+	return 0, context.Cause(ctx)
 }
 
 // counter counts what is read.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -150,11 +151,13 @@ func TestPackedGoesOnAfterTearing(t *testing.T) {
 // What cannot have been written by a run is not cut away: it is named.
 func TestPackedDamaged(t *testing.T) {
 	gz := string(gzipPacking().pack(nil, []byte("a\n")))
+	zst := string(packingOf(".zst").pack(nil, []byte("a line\n")))
 	for _, tc := range []struct{ name, file, was, want string }{
 		{"text", "out.gz", "hello, this is no gzip file", "PATH cannot be gone on with: from byte 0 on it is damaged (gzip: invalid header): move it away, or cut it there by truncate -s 0"},
 		{"text", "out.zst", "hello, this is no zstd file", "PATH cannot be gone on with: from byte 0 on it is damaged (invalid input: magic number mismatch): move it away, or cut it there by truncate -s 0"},
 		{"zeros", "out.gz", gz + strings.Repeat("\x00", 50), fmt.Sprintf("PATH cannot be gone on with: from byte %d on it is damaged (gzip: invalid header): move it away, or cut it there by truncate -s %[1]d", len(gz))},
 		{"a flipped bit", "out.gz", gz + gz[:len(gz)-5] + "\xff" + gz[len(gz)-4:], fmt.Sprintf("PATH cannot be gone on with: from byte %d on it is damaged (gzip: invalid checksum): move it away, or cut it there by truncate -s %[1]d", len(gz))},
+		{"a flipped bit", "out.zst", zst + zst[:len(zst)-6] + "\xff" + zst[len(zst)-5:], fmt.Sprintf("PATH cannot be gone on with: from byte %d on it is damaged (CRC check failed): move it away, or cut it there by truncate -s %[1]d", len(zst))},
 		{"one part, torn", "out.gz", gz[:len(gz)-1], "PATH cannot be gone on with: from byte 0 on it is damaged (it ends in its first part): move it away, or cut it there by truncate -s 0"},
 		{"a reserved block", "out.zst", "\x28\xb5\x2f\xfd\x20\x00\x07\x00\x00", "PATH cannot be gone on with: from byte 0 on it is damaged (invalid input: reserved block type encountered): move it away, or cut it there by truncate -s 0"},
 	} {
@@ -173,6 +176,40 @@ func TestPackedDamaged(t *testing.T) {
 		}
 		if got, _ := os.ReadFile(path); string(got) != tc.was {
 			t.Errorf("%s: it was changed", tc.name)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// endsLater is a context that is done from its second look on.
+type endsLater struct {
+	context.Context
+	looks int
+}
+
+func (c *endsLater) Err() error {
+	if c.looks++; c.looks < 2 {
+		return nil
+	}
+	return context.Canceled
+}
+
+// Unpacking what a large file holds ends with the role.
+func TestPackedBeginCancelled(t *testing.T) {
+	for _, p := range packings {
+		path := filepath.Join(t.TempDir(), "out"+p.ext)
+		writeRun(t, path, false, true, records("a"))
+		s, err := OpenFile(path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		why := errors.New("the node leaves")
+		cancel(why)
+		if err := s.(*file).Begin(&endsLater{Context: ctx}, false); !errors.Is(err, why) {
+			t.Errorf("%s: error %v, want %v", p.ext, err, why)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)

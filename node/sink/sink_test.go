@@ -121,6 +121,38 @@ func begin(t *testing.T, s stream.Sink, fresh bool) error {
 	}).Begin(t.Context(), fresh)
 }
 
+// A file that was moved away before the run begins is left alone.
+func TestBeginAfterTheFileWasMoved(t *testing.T) {
+	for _, fresh := range []bool{true, false} {
+		dir := t.TempDir()
+		path, old := filepath.Join(dir, "out"), filepath.Join(dir, "out.1")
+		if err := os.WriteFile(path, []byte("kept\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := OpenFile(path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path, old); err != nil {
+			t.Fatal(err)
+		}
+		if err := begin(t, s, fresh); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(t.Context(), records("new"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{path: "new\n", old: "kept\n"} {
+			if got, err := os.ReadFile(name); string(got) != want {
+				t.Errorf("fresh %v: %s holds %q, want %q (%v)", fresh, filepath.Base(name), got, want, err)
+			}
+		}
+	}
+}
+
 // A run that goes on writes behind what was acked; a fresh one replaces it.
 func TestBegin(t *testing.T) {
 	long := strings.Repeat("x", tailBytes)
