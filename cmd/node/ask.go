@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,17 +30,17 @@ func nodeAt(ctx context.Context, addr string) (string, error) {
 		return onlySocket(paths, err)
 	}
 	cluster := ""
-	for i, path := range paths {
+	for _, path := range paths {
 		st, err := api.Get(ctx, "unix:"+path)
-		if err != nil {
-			return "", err
-		}
-		if i > 0 && st.Cluster != cluster {
+		switch {
+		case err != nil: // it comes or goes
+		case cluster == "":
+			addr, cluster = "unix:"+path, st.Cluster
+		case st.Cluster != cluster:
 			return onlySocket(paths, nil)
 		}
-		cluster = st.Cluster
 	}
-	return "unix:" + paths[0], nil
+	return cmp.Or(addr, "unix:"+paths[0]), nil
 }
 
 // onlySocket picks the node to ask among the sockets of this user.

@@ -74,13 +74,15 @@ func awaitLeft(ctx context.Context, con *console, addr string, d api.Drain) erro
 			con.show("")
 			con.line(d.Node + " has left")
 			return nil
-		case err != nil:
+		case err != nil && !d.Self:
 			return fmt.Errorf("%w; %s drains on", err, d.Node)
+		case err != nil: // it is about to end
 		case st.Nodes[i].State == "dead":
 			con.show("")
 			return fmt.Errorf("node %s died while it drained: what it had in flight is sent again", d.Node)
+		default:
+			con.show(fmt.Sprintf("%s drains, %s held, %.0fs", d.Node, size(st.Nodes[i].HeldBytes), time.Since(start).Seconds()))
 		}
-		con.show(fmt.Sprintf("%s drains, %s held, %.0fs", d.Node, size(st.Nodes[i].HeldBytes), time.Since(start).Seconds()))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -79,7 +79,7 @@ func (cfg *statusConfig) addTo(cmd *cobra.Command) {
 		if cfg.Watch {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			return cfg.watch(ctx, cmd.OutOrStdout())
+			return cfg.watch(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}
 		text, err := cfg.text(cmd.Context())
 		if err != nil {
@@ -125,8 +125,8 @@ const (
 )
 
 // watch shows the status again and again until ctx is done. A node that does not answer may
-// come back: what is wrong is shown in place of the status.
-func (cfg *statusConfig) watch(ctx context.Context, w io.Writer) error {
+// come back: what is wrong is shown in place of the status, or beside the JSON.
+func (cfg *statusConfig) watch(ctx context.Context, w, errs io.Writer) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	before, between := "", "\n"
@@ -144,7 +144,7 @@ func (cfg *statusConfig) watch(ctx context.Context, w io.Writer) error {
 		case err != nil && errors.Is(err, api.ErrAddress):
 			return err
 		case err != nil && cfg.JSON:
-			text = ""
+			fmt.Fprintf(errs, "weir: %v; asking again\n", err)
 		case err != nil:
 			text = fmt.Sprintf("%v; asking again\n", err)
 		}

@@ -94,20 +94,21 @@ func TestWatch(t *testing.T) {
 			b := &blocks{n: 3, end: cancel}
 			start := time.Now()
 			cfg := statusConfig{Watch: true, JSON: asJSON}
-			if err := cfg.watch(ctx, b); !errors.Is(err, errInterrupted) {
+			var errs strings.Builder
+			if err := cfg.watch(ctx, b, &errs); !errors.Is(err, errInterrupted) {
 				t.Errorf("it ends with %v", err)
 			}
 			text := strings.Join(b.texts, "")
 			if took := time.Since(start); took != 2*watchEvery || len(b.texts) != 3 {
 				t.Errorf("%d blocks in %v", len(b.texts), took)
 			}
-			if asJSON && text != "" || !asJSON && strings.Count(text, "; asking again\n\nno node of yours") != 2 {
+			if asJSON && (text != "" || strings.Count(errs.String(), "; asking again\n") != 3) || !asJSON && strings.Count(text, "; asking again\n\nno node of yours") != 2 {
 				t.Errorf("it shows %q", text)
 			}
 		})
 	}
 	cfg := statusConfig{Watch: true, Addr: "nowhere"}
-	if err := cfg.watch(context.Background(), io.Discard); !errors.Is(err, api.ErrAddress) {
+	if err := cfg.watch(context.Background(), io.Discard, io.Discard); !errors.Is(err, api.ErrAddress) {
 		t.Errorf("an address that is none: %v", err)
 	}
 }
