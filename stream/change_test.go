@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,4 +218,20 @@ func TestReviseWhileBlocked(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A record that waits when the last edge of its port is closed is not taken for handed on.
+func TestReviseLeavesNoEdge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "a")
+		s, done := r.source(tap, b, &numbers{n: 1})
+		synctest.Wait() // a has no node yet
+		tap.Revise([]topology.Edge{{From: "tap", Port: "err", To: "a"}}, "")
+		if err := <-done; !errors.Is(err, ErrNoEdge) {
+			t.Errorf("Run ends with %v and %d records acked, want %v", err, s.Stats().Acked, ErrNoEdge)
+		}
+		r.stop()
+	})
 }

@@ -99,7 +99,11 @@ func (o *Outlet) check(out *Out) error {
 	if slices.Contains(*o.ports.Load(), out.Port) {
 		return nil
 	}
-	return fmt.Errorf("role %s, port %q: %w", o.cfg.Role, out.Port, ErrNoEdge)
+	return o.noEdge(out.Port)
+}
+
+func (o *Outlet) noEdge(port string) error {
+	return fmt.Errorf("role %s, port %q: %w", o.cfg.Role, port, ErrNoEdge)
 }
 
 // emit hands on items in order; it blocks while no link of an edge has credit, window and
@@ -132,6 +136,9 @@ func (o *Outlet) emit(ctx context.Context, items []item) error {
 				break
 			}
 		}
+		if !sent { // its last edge was closed since it was checked
+			return o.noEdge(it.port)
+		}
 	}
 	return nil
 }
@@ -156,6 +163,9 @@ func (o *Outlet) offer(it *item) error {
 		if o.split() {
 			break
 		}
+	}
+	if len(links) == 0 {
+		return o.noEdge(it.port)
 	}
 	for _, s := range links { // the second edge may go beyond the memory that both looked at
 		o.push(s, it, need)
