@@ -12,7 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"weir/gossip"
 	"weir/stream/mux"
+	"weir/topology"
 )
 
 const (
@@ -22,6 +24,9 @@ const (
 	// logWait is how long the log of a seed that was found may be on its way: a second on a busy
 	// machine, in which a watcher tries ten times.
 	logWait = 2 * time.Second
+	// leaderWait is how long a cluster that has started again may take to have a leader before we
+	// say that it has none: several elections.
+	leaderWait = 3 * time.Second
 	// saidEvery is how often what this node waits for is said again.
 	saidEvery = time.Minute
 	// knockWait is how long an answer to a bare packet may take: as long as the kernel looks for a
@@ -35,7 +40,10 @@ const noCluster = "it belongs to no cluster yet: run weir cluster init on one of
 // sayWaiting says what this node waits for, and why, until it belongs to a cluster: when that
 // changes, and once a minute.
 func (n *Node) sayWaiting(ctx context.Context) error {
-	if len(n.cfg.Join) == 0 || n.consensus.State().LogID != 0 {
+	if n.consensus.State().LogID != 0 {
+		return n.sayLeaderless(ctx)
+	}
+	if len(n.cfg.Join) == 0 {
 		return nil
 	}
 	var said string
@@ -57,6 +65,34 @@ func (n *Node) sayWaiting(ctx context.Context) error {
 	}
 	n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))
 	return nil
+}
+
+// sayLeaderless says of a node that has started again who it waits for, until it hears of a leader:
+// after a while, and once a minute.
+func (n *Node) sayLeaderless(ctx context.Context) error {
+	var saidAt time.Time
+	for {
+		select {
+		case <-time.After(leaderWait):
+		case <-ctx.Done():
+			return nil
+		}
+		if n.consensus.Quorum() {
+			return nil
+		}
+		if time.Since(saidAt) < saidEvery {
+			continue
+		}
+		voters := n.consensus.State().Voters
+		away := slices.Clone(voters)
+		for _, m := range n.gossip.Members() {
+			if m.State == gossip.StateAlive {
+				away = slices.DeleteFunc(away, func(id topology.NodeID) bool { return id == m.ID })
+			}
+		}
+		n.log.Warn("waiting for a leader, whom a majority of the voters elects", "voters", voters, "away", away)
+		saidAt = time.Now()
+	}
 }
 
 // joined reports whether this node belongs to a cluster, after a wait at most.

@@ -31,13 +31,12 @@ type hand struct {
 
 // started is a place for a node: its name, what it serves, and its process.
 type started struct {
-	hand   *hand
-	name   string
-	role   string     // "" = none
-	seeds  []*started // to join; none: it makes the cluster
-	port   int
-	cmd    *exec.Cmd
-	stderr bytes.Buffer
+	hand  *hand
+	name  string
+	role  string     // "" = none
+	seeds []*started // to join; none: it makes the cluster
+	port  int
+	cmd   *exec.Cmd // nil: nobody there
 }
 
 // newHand writes the pipeline's file and makes places for nodes, "name" or "name=role"; the first
@@ -90,10 +89,24 @@ func (n *started) start() {
 		args = append(args, "--join", fmt.Sprintf("127.0.0.1:%d", seed.port))
 	}
 	n.cmd = exec.Command("weir", args...)
-	n.cmd.Dir, n.cmd.Stderr = h.dir, &n.stderr
+	log, err := os.OpenFile(h.path(n.name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer log.Close() // the process has its own
+	n.cmd.Dir, n.cmd.Stderr = h.dir, log
 	if err := n.cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// log is what the place's processes have said, the end of it.
+func (n *started) log() string {
+	b, err := os.ReadFile(n.hand.path(n.name + ".log"))
+	if err != nil {
+		n.hand.t.Fatal(err)
+	}
+	return string(b[max(0, len(b)-3000):])
 }
 
 // kill kills -9 processes, and waits for them only then.
@@ -138,8 +151,7 @@ func (h *hand) until(what string, limit time.Duration, ok func(api.Status) bool)
 		}
 	}
 	for _, n := range h.nodes {
-		tail := n.stderr.Bytes()
-		h.t.Logf("%s: …%s", n.name, tail[max(0, len(tail)-3000):])
+		h.t.Logf("%s: …%s", n.name, n.log())
 	}
 	h.t.Fatalf("not within %v: %s\n%+v", limit, what, last)
 	return last
@@ -252,7 +264,15 @@ func TestAllKilledAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.newPorts()
-	for _, name := range []string{"w2", "out", "v3", "in", "v1", "w1", "v2"} {
+	first := h.place("w2")
+	first.start()
+	const waits = `msg="waiting for a leader, whom a majority of the voters elects" node=w2`
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(first.log(), waits); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not say whom it waits for:\n%s", first.log())
+		}
+	}
+	for _, name := range []string{"out", "v3", "in", "v1", "w1", "v2"} {
 		h.place(name).start()
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -331,7 +351,7 @@ func TestLeaderTerminated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := leader.cmd.Wait(); err != nil {
-		t.Errorf("the leader ended with %v\n%s", err, &leader.stderr)
+		t.Errorf("the leader ended with %v\n%s", err, leader.log())
 	}
 	ended := time.Now()
 	leader.cmd = nil
