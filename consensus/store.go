@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// storeWait is how long a call to the disk may take. A leader whose disk hangs goes on leading,
-	// so it must end (FAULTS T7); an election that slow disks cannot keep up with is 0.3 s.
+	// storeWait is how long a write may take: far more than a busy disk needs. A leader whose disk
+	// hangs leads on and commits nothing, so it must end (FAULTS T7).
 	storeWait = 5 * time.Second
 	// storeVersion is that of the file's format.
 	storeVersion = 1
@@ -98,10 +98,11 @@ func (s *Store) Err() error {
 
 // fail makes err the store's last word, unless it has had it, and returns that.
 func (s *Store) fail(what string, err error) error {
+	last := &StoreError{Path: s.path, Err: fmt.Errorf("%s: %w", what, disk(s.path, err))}
 	s.mu.Lock()
 	first := s.err == nil
 	if first {
-		s.err = &StoreError{Path: s.path, Err: fmt.Errorf("%s: %w", what, disk(s.path, err))}
+		s.err = last
 	}
 	err = s.err
 	s.mu.Unlock()
