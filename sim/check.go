@@ -104,14 +104,17 @@ func (c *check) violated(name string, at time.Duration, s subject, format string
 
 // quiet knows when the last disturbance was, and whether one goes on.
 type quiet struct {
-	last time.Duration
-	on   int
-	up   map[topology.NodeID]bool // started
-	down map[topology.NodeID]bool // killed, stopped or paused
+	last   time.Duration
+	on     int                      // faults in force
+	up     map[topology.NodeID]bool // started
+	down   map[topology.NodeID]bool // killed, stopped or paused
+	paused map[topology.NodeID]bool
 }
 
 func newQuiet() *quiet {
-	return &quiet{down: make(map[topology.NodeID]bool), up: make(map[topology.NodeID]bool)}
+	return &quiet{
+		down: make(map[topology.NodeID]bool), up: make(map[topology.NodeID]bool), paused: make(map[topology.NodeID]bool),
+	}
 }
 
 func (q *quiet) see(e *Event) {
@@ -121,13 +124,13 @@ func (q *quiet) see(e *Event) {
 	case EventFaultEnd:
 		q.on--
 	case EventPaused:
-		q.on++
-		q.down[e.Node] = true
+		q.down[e.Node], q.paused[e.Node] = true, true
 	case EventResumed:
-		q.on--
 		delete(q.down, e.Node)
+		delete(q.paused, e.Node)
 	case EventKilled, EventStopped:
 		q.down[e.Node] = true
+		delete(q.paused, e.Node)
 	case EventStarted:
 		q.up[e.Node] = true
 		delete(q.down, e.Node)
@@ -139,8 +142,11 @@ func (q *quiet) see(e *Event) {
 
 func (q *quiet) end(time.Duration) {}
 
+// disturbed reports whether a fault goes on.
+func (q *quiet) disturbed() bool { return q.on > 0 || len(q.paused) > 0 }
+
 // lasts reports whether nothing has disturbed the run for d.
-func (q *quiet) lasts(d, now time.Duration) bool { return q.on == 0 && now-q.last >= d }
+func (q *quiet) lasts(d, now time.Duration) bool { return !q.disturbed() && now-q.last >= d }
 
 // serves reports whether a living node serves the role.
 func (q *quiet) serves(role string) bool {

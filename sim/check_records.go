@@ -117,7 +117,7 @@ func (r *recordRules) end(at time.Duration) {
 	}
 	for _, p := range r.parts {
 		since := max(p.lastRead, r.quiet.last)
-		if r.c.x.Settle == 0 || r.quiet.on > 0 || at-since < r.c.x.Settle || p.opened == nil || r.quiet.down[p.opened.Node] {
+		if r.c.x.Settle == 0 || r.quiet.disturbed() || at-since < r.c.x.Settle || p.opened == nil || r.quiet.down[p.opened.Node] {
 			continue
 		}
 		first, n := -1, 0

@@ -113,6 +113,7 @@ func TestRules(t *testing.T) {
 		{"never acked", []any{read(0), after}, []string{"I13"}},
 		{"not acked yet", []any{read(0), 5 * time.Second}, nil},
 		{"not acked yet since a fault", []any{read(0), after, node(EventPaused, workNode), node(EventResumed, workNode), 5 * time.Second}, nil},
+		{"never acked since who was paused died", []any{read(0), node(EventPaused, workNode), node(EventKilled, workNode), node(EventStarted, workNode), after}, []string{"I13"}},
 		{"never acked, its tap is dead", []any{read(0), node(EventKilled, tapNode), after}, nil},
 		{"never acked, a role has no node", []any{read(0), node(EventKilled, workNode), after}, nil},
 

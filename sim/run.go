@@ -171,7 +171,8 @@ func (r *run) settle(d *director, load *Workload) error {
 	if d.acked == 0 || !load.Settled() {
 		d.acked = at
 	}
-	if at-d.acked > deliveryMax || at >= max(d.healed, d.s.Length)+settleMax+overtime {
+	last := max(d.healed, d.s.Length, load.LastRead().Sub(d.net.start)) // taps may have much to catch up with
+	if at-d.acked > deliveryMax || at >= last+settleMax+overtime {
 		d.over = true
 		return nil
 	}

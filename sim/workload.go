@@ -62,6 +62,7 @@ type Workload struct {
 	mu         sync.Mutex
 	partitions map[string]*partition
 	end        time.Time // nothing that is there later is read; zero: not stopped
+	last       time.Time // when a record was read
 }
 
 // partition is what one tap reads; it outlives the tap. The workload's mu guards it.
@@ -141,6 +142,13 @@ func (w *Workload) Acked() uint64 {
 	return n
 }
 
+// LastRead is when a tap handed out a record last.
+func (w *Workload) LastRead() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
+}
+
 // Settled reports whether all taps have read all there is, since they were last opened, and all
 // of it is acked.
 func (w *Workload) Settled() bool {
@@ -215,7 +223,7 @@ func (w *Workload) due(ctx context.Context, p *partition, n uint64) (bool, error
 		p.ended = true
 		return false, nil
 	}
-	p.read = n + 1
+	p.read, w.last = n+1, time.Now()
 	return true, nil
 }
 
