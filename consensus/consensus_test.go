@@ -200,6 +200,18 @@ func TestWatcherGoesOnElsewhere(t *testing.T) {
 	})
 }
 
+// A node that was found by its address is tried last when it is gone, under the name that it has.
+func TestPeersEndsWithTheOneThatWasLeft(t *testing.T) {
+	c := &Consensus{id: "n4", seeds: []string{testNode(1).Addr, "10.0.0.9:7411"}}
+	s := &State{Roster: []topology.Node{testNode(1), testNode(2), testNode(3)}, Servers: []Server{"n1/a", "n2/b", "n3/c"}, Voters: []topology.NodeID{"n1", "n2", "n3"}}
+	for range 20 { // the voters are shuffled
+		list := c.peers(s, peer{addr: testNode(1).Addr})
+		if len(list) != 4 || list[2] != (peer{addr: "10.0.0.9:7411"}) || list[3] != (peer{id: "n1"}) {
+			t.Fatalf("peers %v, want n1 at the end, after the other seed", list)
+		}
+	}
+}
+
 // Without pre-vote the follower that hears nobody would raise the term again and again (FAULTS T8).
 func TestOneWayCutRaisesNoTerm(t *testing.T) {
 	bubble(t, func(t *testing.T, net *fabric) {

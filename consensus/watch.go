@@ -160,12 +160,13 @@ func (c *Consensus) hear(ctx context.Context, p peer) (f watchFrame, err error) 
 // follow watches one node after the other while raft does not feed this one.
 func (c *Consensus) follow(ctx context.Context) {
 	var queue []peer
+	var asOf uint64 // index of the State that queue is of: one that is newer may name better ones
 	var last peer
 	for ctx.Err() == nil {
 		pause := followAgain
 		if !c.fed() {
-			if len(queue) == 0 {
-				queue = c.peers(last)
+			if s := c.State(); len(queue) == 0 || s.Index != asOf {
+				queue, asOf = c.peers(s, last), s.Index
 			}
 			if len(queue) > 0 {
 				last, queue = queue[0], queue[1:]
@@ -199,8 +200,7 @@ func (c *Consensus) fed() bool {
 
 // peers are the nodes to watch, best first: voters, some others, seeds; at the end the last one
 // tried.
-func (c *Consensus) peers(last peer) []peer {
-	s := c.State()
+func (c *Consensus) peers(s *State, last peer) []peer {
 	var voters, others []peer
 	for _, server := range s.Servers {
 		if server.Node() != c.id {
@@ -215,10 +215,16 @@ func (c *Consensus) peers(last peer) []peer {
 	shuffle(voters)
 	shuffle(others)
 	list := append(voters, others[:min(len(others), watchOthers)]...)
+	at := func(addr string) int {
+		return slices.IndexFunc(s.Roster, func(n topology.Node) bool { return n.Addr == addr })
+	}
 	for _, addr := range c.seeds {
-		if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Addr == addr }) {
+		if at(addr) < 0 {
 			list = append(list, peer{addr: addr})
 		}
+	}
+	if i := at(last.addr); last.id == "" && i >= 0 {
+		last = peer{id: s.Roster[i].ID} // a seed that is known by now
 	}
 	if i := slices.Index(list, last); i >= 0 {
 		list = append(slices.Delete(list, i, i+1), last)
