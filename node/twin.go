@@ -18,15 +18,21 @@ const (
 	twinAgain = 5 * time.Second
 )
 
-// TwinError says that another process runs under this node's name.
+// TwinError says that this node's name is another's: of a process that runs, or of one that left and
+// that the cluster cannot tell from this one.
 type TwinError struct {
-	ID     topology.NodeID
-	Addr   string // of the other
-	Copied bool   // it has a copy of the data dir
+	ID   topology.NodeID
+	Addr string // of the other; "": it left
+	Kept bool   // the name is from a data dir
 }
 
 func (e *TwinError) Error() string {
-	if e.Copied {
+	switch {
+	case e.Addr == "" && e.Kept:
+		return fmt.Sprintf("node %s has left the cluster since this data dir was copied: remove it, and the node starts anew under another name", e.ID)
+	case e.Addr == "":
+		return fmt.Sprintf("a node %s has left the cluster, and this one cannot be told from it: start it with --data-dir, or with another --id", e.ID)
+	case e.Kept:
 		return fmt.Sprintf("another node runs with a copy of this data dir at %s: start this one with a directory of its own", e.Addr)
 	}
 	return fmt.Sprintf("another node runs under the name %s at %s: give this one another --id", e.ID, e.Addr)
@@ -35,10 +41,14 @@ func (e *TwinError) Error() string {
 // ExitCode is EX_CONFIG of sysexits.h.
 func (e *TwinError) ExitCode() int { return 78 }
 
-// findTwin returns an error when another process has our name. Where the roster has us at another
+// findTwin returns an error when another node has, or had, our name. A node that left is not admitted
+// again in the same boot, and without a data dir there is but one. Where the roster has us at another
 // address, somebody may answer there: nobody does when this node was there and moved. So of two
 // that run with one data dir the one in the roster stays.
 func (n *Node) findTwin(ctx context.Context) error {
+	if n.consensus.State().HasLeft(n.self.ID, n.self.Boot) && !n.draining.Load() {
+		return &TwinError{ID: n.self.ID, Kept: n.cfg.DataDir != ""}
+	}
 	addr, elsewhere := n.elsewhere()
 	if !elsewhere {
 		return nil

@@ -50,7 +50,7 @@ func TestCopyOfADataDir(t *testing.T) {
 	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
 	defer cancel()
 	err = copied.Run(ctx)
-	if te, ok := errors.AsType[*TwinError](err); !ok || te.Addr != n.Addr() || !te.Copied || te.ExitCode() != 78 {
+	if te, ok := errors.AsType[*TwinError](err); !ok || te.Addr != n.Addr() || !te.Kept || te.ExitCode() != 78 {
 		t.Errorf("the copy ended with %v", err)
 	}
 	c.admitted(n)
@@ -62,4 +62,39 @@ func TestCopyOfADataDir(t *testing.T) {
 	}
 	c.admitted(moved)
 	time.Sleep(time.Second) // and stays: an end is an error of its Run
+}
+
+// A node without a data dir that is given the name of one that left ends and says so: it would
+// never be admitted. The same start with a data dir is another boot, and comes back.
+func TestNameOfANodeThatLeft(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "in -> out", map[string]topology.Kind{"in": topology.KindTap, "out": topology.KindSink})
+	c.add(Role{Name: "in", Tap: numbered{0}})
+	named := func(cfg *Config) { cfg.ID = "w1" }
+	n, stop := c.add(Role{Name: "out", Sink: newCollect()}, named)
+	c.admitted(n)
+	stop()
+	c.until(20*time.Second, "it has left", func(api.Status) bool { return c.nodes[0].consensus.State().HasLeft("w1", 1) })
+
+	again, err := New(Config{ID: "w1", Secret: c.secret, Listen: "127.0.0.1:0", Join: []string{c.seed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
+	defer cancel()
+	err = again.Run(ctx)
+	if te, ok := errors.AsType[*TwinError](err); !ok || te.Addr != "" || te.Kept || te.ExitCode() != 78 {
+		t.Errorf("it ended with %v", err)
+	}
+
+	dir := filepath.Join(t.TempDir(), "d")
+	kept := func(cfg *Config) { cfg.ID, cfg.DataDir = "w2", dir }
+	for range 2 {
+		n, stop := c.add(Role{Name: "out", Sink: newCollect()}, kept)
+		c.admitted(n)
+		stop()
+		c.until(20*time.Second, "it has left", func(api.Status) bool {
+			return c.nodes[0].consensus.State().HasLeft("w2", n.self.Boot)
+		})
+	}
 }
