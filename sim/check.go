@@ -63,7 +63,7 @@ func Check(h *History, x Expect) []Violation {
 	rules := []rule{
 		quiet,
 		newRecordRules(c, quiet), newMarkRules(c), newLinkRules(c, quiet), newFenceRules(c),
-		newDeathRules(c), newControlRules(c), newTrafficRules(c, quiet),
+		newDeathRules(c), newControlRules(c), newTrafficRules(c, quiet), newPauseRules(c, quiet),
 	}
 	var end time.Duration
 	for _, e := range h.All {
@@ -107,13 +107,15 @@ type quiet struct {
 	last   time.Duration
 	on     int                      // faults in force
 	up     map[topology.NodeID]bool // started
-	down   map[topology.NodeID]bool // killed, stopped or paused
-	paused map[topology.NodeID]bool
+	down   map[topology.NodeID]bool // killed, stopped or frozen
+	frozen map[topology.NodeID]bool
+	paused map[string]bool // roles that are not to work; "": all taps
 }
 
 func newQuiet() *quiet {
 	return &quiet{
-		down: make(map[topology.NodeID]bool), up: make(map[topology.NodeID]bool), paused: make(map[topology.NodeID]bool),
+		down: make(map[topology.NodeID]bool), up: make(map[topology.NodeID]bool), frozen: make(map[topology.NodeID]bool),
+		paused: make(map[string]bool),
 	}
 }
 
@@ -123,17 +125,22 @@ func (q *quiet) see(e *Event) {
 		q.on++
 	case EventFaultEnd:
 		q.on--
-	case EventPaused:
-		q.down[e.Node], q.paused[e.Node] = true, true
-	case EventResumed:
+	case EventFrozen:
+		q.down[e.Node], q.frozen[e.Node] = true, true
+	case EventThawed:
 		delete(q.down, e.Node)
-		delete(q.paused, e.Node)
+		delete(q.frozen, e.Node)
 	case EventKilled, EventStopped:
 		q.down[e.Node] = true
-		delete(q.paused, e.Node)
+		delete(q.frozen, e.Node)
 	case EventStarted:
 		q.up[e.Node] = true
 		delete(q.down, e.Node)
+	case EventPauseAsked:
+		q.paused[e.Text] = true
+	case EventResumed:
+		delete(q.paused, e.Text)
+	case EventPaused:
 	default:
 		return
 	}
@@ -143,7 +150,7 @@ func (q *quiet) see(e *Event) {
 func (q *quiet) end(time.Duration) {}
 
 // disturbed reports whether a fault goes on.
-func (q *quiet) disturbed() bool { return q.on > 0 || len(q.paused) > 0 }
+func (q *quiet) disturbed() bool { return q.on > 0 || len(q.frozen) > 0 || len(q.paused) > 0 }
 
 // lasts reports whether nothing has disturbed the run for d.
 func (q *quiet) lasts(d, now time.Duration) bool { return !q.disturbed() && now-q.last >= d }

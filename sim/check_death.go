@@ -41,11 +41,11 @@ func newDeathRules(c *check) *deathRules {
 func (r *deathRules) see(e *Event) {
 	r.judgeAll(e.At)
 	switch e.Kind {
-	case EventKilled, EventPaused:
+	case EventKilled, EventFrozen:
 		r.down[e.Node] = true
 		r.deaths = append(r.deaths, death{e.Node, e.At})
 		r.young = append(r.young, death{e.Node, e.At})
-	case EventResumed: // it goes on with what it held
+	case EventThawed: // it goes on with what it held
 		delete(r.down, e.Node)
 		its := func(d death) bool { return d.node == e.Node }
 		r.deaths, r.young = slices.DeleteFunc(r.deaths, its), slices.DeleteFunc(r.young, its)

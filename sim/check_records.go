@@ -14,6 +14,7 @@ type partSeen struct {
 	name     string
 	opened   *Event // last
 	opens    uint32
+	readAll  bool // since it was opened last
 	outcome  outcome
 	records  []recordSeen
 	lastRead time.Duration
@@ -36,6 +37,9 @@ func (r *recordRules) see(e *Event) {
 	case EventRead:
 		p, rec := r.find(e)
 		rec.readAt, rec.readIn, p.lastRead = e.At, p.opens, e.At
+	case EventReadAll:
+		p, _ := r.find(e)
+		p.readAll = true
 	case EventHandled:
 		r.attempts(e)
 	case EventSunk:
@@ -56,6 +60,7 @@ func (r *recordRules) opened(e *Event) {
 	p := r.parts[i]
 	p.name, p.opened = e.Text, e
 	p.opens++
+	p.readAll = false
 	p.outcome = r.c.x.Outcomes[tapOf(e.Text)]
 }
 
@@ -107,7 +112,7 @@ func (r *recordRules) acked(e *Event) {
 	}
 }
 
-// end asks that all is acked some time after the last trouble, where its tap lives, and each
+// end asks that all is read, and acked, some time after the last trouble, where its tap lives, and each
 // role has a node.
 func (r *recordRules) end(at time.Duration) {
 	for role := range r.c.x.Capacity {
@@ -127,6 +132,9 @@ func (r *recordRules) end(at time.Duration) {
 					first = i
 				}
 			}
+		}
+		if !p.readAll {
+			r.c.violated("I13", at, aboutNode(p.opened), "%s has not read all of %s and reads nothing, %v after the last fault and read", p.opened.Node, p.name, at-since)
 		}
 		if n > 0 {
 			number := p.opened.Record&^(1<<recordBits-1) | uint64(first)

@@ -50,10 +50,11 @@ func begins() []any {
 	for _, id := range []topology.NodeID{tapNode, workNode, sinkNode} {
 		all = append(all, Event{Kind: EventStarted, Node: id})
 	}
-	return append(all, Event{Kind: EventOpened, Node: tapNode, Text: part, N: 1}, Event{Kind: EventSource, Node: tapNode, Record: 77, N: 5, Text: part})
+	return append(all, Event{Kind: EventOpened, Node: tapNode, Text: part, N: 1}, Event{Kind: EventSource, Node: tapNode, Record: 77, N: 5, Text: part}, readAll())
 }
 
 func read(n uint64) Event  { return Event{Kind: EventRead, Node: tapNode, Text: part, Record: n} }
+func readAll() Event       { return Event{Kind: EventReadAll, Node: tapNode, Record: 9} }
 func acked(n uint64) Event { return Event{Kind: EventAcked, Node: tapNode, Text: part, Record: n} }
 func mark(n uint64) Event {
 	return Event{Kind: EventMark, Node: tapNode, Text: part, Record: 77, N: 5, M: n}
@@ -93,6 +94,8 @@ func TestRules(t *testing.T) {
 	}
 	link := LinkSeen{9, workNode, sinkNode}
 	elected := func(id topology.NodeID, term uint64) Event { return Event{Kind: EventElected, Node: id, N: term} }
+	pause := func(k EventKind, role string) Event { return Event{Kind: k, Text: role} }
+	pauses := func(role string) []any { return []any{pause(EventPauseAsked, role), pause(EventPaused, role)} }
 	node := func(k EventKind, id topology.NodeID) Event { return Event{Kind: k, Node: id} }
 	for _, test := range []struct {
 		name  string
@@ -112,10 +115,22 @@ func TestRules(t *testing.T) {
 		{"a fourth attempt", []any{read(0), Event{Kind: EventHandled, Node: workNode, Text: "work", N: 4}, sunk(0, wholeWay), acked(0)}, []string{"I9"}},
 		{"never acked", []any{read(0), after}, []string{"I13"}},
 		{"not acked yet", []any{read(0), 5 * time.Second}, nil},
-		{"not acked yet since a fault", []any{read(0), after, node(EventPaused, workNode), node(EventResumed, workNode), 5 * time.Second}, nil},
-		{"never acked since who was paused died", []any{read(0), node(EventPaused, workNode), node(EventKilled, workNode), node(EventStarted, workNode), after}, []string{"I13"}},
+		{"not acked yet since a fault", []any{read(0), after, node(EventFrozen, workNode), node(EventThawed, workNode), 5 * time.Second}, nil},
+		{"never acked since who was frozen died", []any{read(0), node(EventFrozen, workNode), node(EventKilled, workNode), node(EventStarted, workNode), after}, []string{"I13"}},
 		{"never acked, its tap is dead", []any{read(0), node(EventKilled, tapNode), after}, nil},
 		{"never acked, a role has no node", []any{read(0), node(EventKilled, workNode), after}, nil},
+		{"its tap reads no more", []any{Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, after}, []string{"I13"}},
+		{"its tap reads no more, it is paused", []any{pauses("source"), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, after}, nil},
+		{"its tap reads no more, and was asked to go on", []any{pauses(""), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, pause(EventResumed, ""), after}, []string{"I13"}},
+		{"never acked, a role is paused", []any{read(0), pauses("work"), after}, nil},
+		{"never acked since a pause", []any{read(0), pauses("work"), pause(EventResumed, "work"), after}, []string{"I13"}},
+		{"a paused tap reads one record more", []any{pauses(""), after, read(0), sunk(0, wholeWay), acked(0)}, nil},
+		{"a paused tap reads on", []any{pauses("source"), after, read(0), read(1), sunk(0, wholeWay), sunk(1, wholeWay), acked(0), acked(1)}, []string{"A6"}},
+		{"the taps of a paused pipeline read on", []any{pauses(""), after, read(0), read(1), sunk(0, wholeWay), sunk(1, wholeWay), acked(0), acked(1)}, []string{"A6"}},
+		{"a paused role takes on", []any{open, linkEvent(EventSent, one, 0, 1), pauses("sink"), after, linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}, []string{"A6"}},
+		{"a role takes as it is paused", []any{open, linkEvent(EventSent, one, 0, 1), pauses("sink"), time.Millisecond, linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}, nil},
+		{"a role is asked to pause and takes", []any{open, linkEvent(EventSent, one, 0, 1), pause(EventPauseAsked, "sink"), after, linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}, nil},
+		{"another role is paused", []any{open, linkEvent(EventSent, one, 0, 1), pauses("work"), after, linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}, nil},
 
 		{"a link flows", []any{flows, linkEvent(EventDone, one, 0, 1), linkEvent(EventFreed, one, 0, 1), after}, nil},
 		{"sent beyond the limit", []any{open, linkEvent(EventSent, one, 0, 2)}, []string{"I4"}},
@@ -135,8 +150,8 @@ func TestRules(t *testing.T) {
 		{"too much held", []any{Event{Kind: EventHeld, Node: workNode, N: 1001}}, []string{"I8"}},
 		{"a dead receiver is left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
 		{"a dead receiver is not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
-		{"a paused receiver is not left in time", []any{open, 5 * time.Second, node(EventPaused, sinkNode), 4 * time.Second, linkEvent(EventLinkClose, one, 0, 0)}, []string{"F3"}},
-		{"a receiver soon awake", []any{open, 5 * time.Second, node(EventPaused, sinkNode), 2 * time.Second, node(EventResumed, sinkNode), after}, nil},
+		{"a frozen receiver is not left in time", []any{open, 5 * time.Second, node(EventFrozen, sinkNode), 4 * time.Second, linkEvent(EventLinkClose, one, 0, 0)}, []string{"F3"}},
+		{"a receiver soon awake", []any{open, 5 * time.Second, node(EventFrozen, sinkNode), 2 * time.Second, node(EventThawed, sinkNode), after}, nil},
 		{"a young link to a dead receiver", []any{open, time.Second, node(EventKilled, sinkNode), 5 * time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
 		{"a young link to a dead receiver, too long", []any{open, time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
 		{"a dead receiver, back soon and not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, node(EventStarted, sinkNode), after}, []string{"F3"}},

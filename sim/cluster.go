@@ -65,14 +65,14 @@ type member struct {
 
 // life is one start of a node. Without a disk its ID is new each time (DESIGN 3).
 type life struct {
-	id     topology.NodeID
-	node   *node.Node
-	port   *port
-	stop   context.CancelCauseFunc
-	pace   *pace
-	ended  chan struct{}
-	pauses int         // steps that hold it now
-	cut    atomic.Bool // it was to leave and did not get to
+	id      topology.NodeID
+	node    *node.Node
+	port    *port
+	stop    context.CancelCauseFunc
+	pace    *pace
+	ended   chan struct{}
+	freezes int         // steps that hold it now
+	cut     atomic.Bool // it was to leave and did not get to
 }
 
 func newCluster(s *Scenario, cfg Config, net *network, load *Workload, h *History) *cluster {
@@ -224,20 +224,20 @@ func (c *cluster) hurry(m *member) {
 	_ = l.port.Close() // never fails; its node ends without a socket
 }
 
-// pause holds a node until resume was called as often.
-func (c *cluster) pause(l *life) {
-	if l.pauses++; l.pauses == 1 {
-		l.port.pause()
+// freeze holds a node until thaw was called as often.
+func (c *cluster) freeze(l *life) {
+	if l.freezes++; l.freezes == 1 {
+		l.port.freeze()
 		l.pace.hold()
-		c.history.Add(Event{Kind: EventPaused, Node: l.id})
+		c.history.Add(Event{Kind: EventFrozen, Node: l.id})
 	}
 }
 
-func (c *cluster) resume(l *life) {
-	if l.pauses--; l.pauses == 0 {
-		c.history.Add(Event{Kind: EventResumed, Node: l.id})
+func (c *cluster) thaw(l *life) {
+	if l.freezes--; l.freezes == 0 {
+		c.history.Add(Event{Kind: EventThawed, Node: l.id})
 		l.pace.release()
-		l.port.resume()
+		l.port.thaw()
 	}
 }
 

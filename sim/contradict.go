@@ -24,12 +24,8 @@ func (s *Scenario) meant(t target) (names []string) {
 	case "all":
 		return s.allNames()
 	case "tap", "sink", "worker":
-		kind := topology.Kind(t.word)
-		if t.word == "worker" {
-			kind = topology.KindGo
-		}
 		for _, r := range s.Roles {
-			if r.Kind == kind {
+			if r.Kind == kindOf(t.word) {
 				names = append(names, s.nodeNames(r.Name)...)
 			}
 		}
@@ -38,6 +34,17 @@ func (s *Scenario) meant(t target) (names []string) {
 		return nil
 	}
 	return []string{t.word}
+}
+
+// kindOf is the kind of role that a class of nodes has; "": the class is no such.
+func kindOf(class string) topology.Kind {
+	switch class {
+	case "tap", "sink":
+		return topology.Kind(class)
+	case "worker":
+		return topology.KindGo
+	}
+	return ""
 }
 
 // down is a node that a step took away.
@@ -62,7 +69,7 @@ func (s *Scenario) contradiction() error {
 		if err := s.setTwice(i); err != nil {
 			return s.at(st, err)
 		}
-		if !slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbMove, verbPause, verbStall, verbSlow}, st.act.verb) {
+		if !slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbMove, verbFreeze, verbStall, verbSlow}, st.act.verb) {
 			continue
 		}
 		for _, t := range st.act.groups[0] {
@@ -112,21 +119,26 @@ func roleOf(name string) string {
 	return name
 }
 
-// setTwice checks that no other step is setting the same thing for the whole network when step i
-// comes.
+// setTwice checks that no other step is setting the same thing, for the whole network or for the same
+// role, when step i comes.
 func (s *Scenario) setTwice(i int) error {
 	st := &s.steps[i]
-	if !slices.Contains([]verb{verbLoss, verbDuplicate, verbReorder, verbDelay, verbBandwidth, verbMTU}, st.act.verb) || st.act.groups != nil {
+	if !slices.Contains([]verb{verbLoss, verbDuplicate, verbReorder, verbDelay, verbBandwidth, verbMTU, verbPause}, st.act.verb) || st.act.groups != nil {
 		return nil
 	}
 	for k := range s.steps[:i] {
 		other := &s.steps[k]
 		end := other.at + cmp.Or(other.lasts, s.Length)
-		if other.act.verb == st.act.verb && other.act.groups == nil && st.at < end {
+		if other.act.verb == st.act.verb && other.act.groups == nil && st.at < end && overlap(other.act.roles, st.act.roles) {
 			return fmt.Errorf("%s at %v contradicts %s of line %d", st.text, st.at, other.text, other.line)
 		}
 	}
 	return nil
+}
+
+// overlap reports whether two lists of roles have one in common; an empty one is all.
+func overlap(a, b []string) bool {
+	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(role string) bool { return slices.Contains(b, role) })
 }
 
 func (s *Scenario) at(st *step, err error) error {

@@ -18,6 +18,7 @@ type director struct {
 	healed time.Duration // when the last fault ended
 	acked  time.Duration // when not all was acked, last; 0: not looked at yet
 	over   bool
+	wishes map[string]*wish // by role: what the cluster has not agreed to yet
 
 	timeline *Timeline
 }
@@ -104,8 +105,10 @@ func (d *director) step(i int, st step) error {
 		undo, end, err = d.takeAway(st, first, end)
 	case verbAdd:
 		err = d.add(st)
-	case verbPause, verbStall, verbSlow:
+	case verbFreeze, verbStall, verbSlow:
 		undo = d.hinder(st, first)
+	case verbPause:
+		undo = d.pause(st)
 	default:
 		undo = d.impose(st, sides)
 	}
@@ -195,14 +198,14 @@ func (d *director) hinder(st step, who []*member) (undo func() error) {
 	for i, m := range who {
 		lives[i] = m.life
 		switch st.act.verb {
-		case verbPause:
-			d.c.pause(m.life)
+		case verbFreeze:
+			d.c.freeze(m.life)
 		case verbStall:
 			m.life.pace.hold()
 		default:
 			m.life.pace.stretch(st.act.factor)
 		}
-		if st.act.verb != verbPause {
+		if st.act.verb != verbFreeze {
 			d.c.history.Add(Event{Kind: EventFaultBegin, Node: m.life.id, Text: st.text})
 		}
 	}
@@ -210,9 +213,9 @@ func (d *director) hinder(st step, who []*member) (undo func() error) {
 		for i, l := range lives {
 			alive := who[i].life == l
 			switch st.act.verb {
-			case verbPause:
+			case verbFreeze:
 				if alive {
-					d.c.resume(l)
+					d.c.thaw(l)
 				}
 				continue
 			case verbStall:
@@ -305,7 +308,7 @@ func (d *director) who(i int, st step) (sides [][]*member) {
 // find resolves one target. chance picks among several.
 func (d *director) find(st step, t target, chance uint64) (found []*member) {
 	losing := slices.Contains(losingVerbs, st.act.verb)
-	alive := losing || slices.Contains([]verb{verbPause, verbStall, verbSlow}, st.act.verb)
+	alive := losing || slices.Contains([]verb{verbFreeze, verbStall, verbSlow}, st.act.verb)
 	leads, _ := d.c.leader()
 	voting, _ := d.c.voting()
 	for _, m := range d.c.members {

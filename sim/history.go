@@ -22,6 +22,7 @@ const (
 	EventAcked   // a tap was told that Record of partition Text is acked end to end
 	EventHandled // role Text was given Record; N = attempt
 	EventSunk    // role Text wrote Record durably
+	EventReadAll // a tap has read all there will be of a partition, up to Record
 	EventBroken  // a body came that nobody sent: Text
 
 	// Links, seen by the sender: Life says which life of which link.
@@ -50,8 +51,11 @@ const (
 	EventStarted    // a node runs, N = its boot counted by the scenario
 	EventKilled     // it runs no more and has told nobody
 	EventStopped    // it left in good order
-	EventPaused     // it stands still
-	EventResumed    // it goes on
+	EventFrozen     // it stands still
+	EventThawed     // it goes on
+	EventPauseAsked // the cluster is asked to pause role Text; "": the whole pipeline
+	EventPaused     // it says that this is done
+	EventResumed    // it is asked to let Text go on
 	EventFaultBegin // Text = the fault's line in the scenario; no Node: the network's
 	EventFaultEnd   // Text = the same
 	EventOver       // the run ends and is judged

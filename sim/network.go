@@ -130,7 +130,7 @@ func (n *network) arrive(p *packet) {
 		n.count.delivered++
 		to.in = append(to.in, p)
 		to.inBytes += len(p.b)
-		if !to.paused {
+		if !to.frozen {
 			raise(to.ready)
 		}
 	}
@@ -261,7 +261,7 @@ type port struct {
 	name   string
 	at     netip.AddrPort
 	addr   *net.UDPAddr  // the same
-	ready  chan struct{} // a flag: in, paused or deadline changed
+	ready  chan struct{} // a flag: in, frozen or deadline changed
 	closed chan struct{}
 	once   sync.Once
 
@@ -270,8 +270,8 @@ type port struct {
 	inBytes  int
 	deadline time.Time
 	dead     bool
-	paused   bool
-	held     []heldPacket // sent while paused
+	frozen   bool
+	held     []heldPacket // sent while frozen
 }
 
 var _ net.PacketConn = (*port)(nil)
@@ -293,7 +293,7 @@ func (p *port) WriteTo(b []byte, to net.Addr) (int, error) {
 	defer p.net.mu.Unlock()
 	switch {
 	case p.dead:
-	case p.paused:
+	case p.frozen:
 		p.hold(b, addr)
 	default:
 		p.net.send(p, b, addr)
@@ -335,7 +335,7 @@ func (p *port) ReadFrom(b []byte) (int, net.Addr, error) {
 func (p *port) take() (*packet, time.Time) {
 	p.net.mu.Lock()
 	defer p.net.mu.Unlock()
-	if len(p.in) == 0 || p.paused || p.dead {
+	if len(p.in) == 0 || p.frozen || p.dead {
 		return nil, p.deadline
 	}
 	got := p.in[0]

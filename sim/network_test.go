@@ -200,24 +200,24 @@ func TestCutsAndPartitions(t *testing.T) {
 	})
 }
 
-// A paused node neither hears nor is heard, and finds what came when it goes on.
-func TestPause(t *testing.T) {
+// A frozen node neither hears nor is heard, and finds what came when it goes on.
+func TestFreeze(t *testing.T) {
 	onWire(t, 1, func(w *wire) {
-		w.b.pause()
+		w.b.freeze()
 		if came := w.send(3, 100, 0); len(came) != 0 {
-			t.Errorf("%d packets were read by a paused node", len(came))
+			t.Errorf("%d packets were read by a frozen node", len(came))
 		}
-		w.b.resume()
+		w.b.thaw()
 		if came := w.send(1, 100, 0); len(came) != 4 {
-			t.Errorf("%d packets were read after the pause, want 4", len(came))
+			t.Errorf("%d packets were read after that, want 4", len(came))
 		}
-		w.a.pause()
+		w.a.freeze()
 		if came := w.send(2, 100, 0); len(came) != 0 {
-			t.Errorf("%d packets of a paused node came", len(came))
+			t.Errorf("%d packets of a frozen node came", len(came))
 		}
-		w.a.resume()
+		w.a.thaw()
 		if came := w.send(1, 100, 0); len(came) != 3 {
-			t.Errorf("%d packets came after the pause, want 3", len(came))
+			t.Errorf("%d packets came after that, want 3", len(came))
 		}
 	})
 }

@@ -23,7 +23,7 @@ var planted = []struct {
 	{stream.BugUnfenced, "I5", "length 20s\nat 2s loss 80% on work -> sink"},
 	{stream.BugCustody, "I6", ""},
 	{node.BugDeaf, "F3", "at 4s kill work-1"},
-	{node.BugTwoLeaders, "I11", "delay 20ms\nevery 1s from 3s pause leader for 700ms"},
+	{node.BugTwoLeaders, "I11", "delay 20ms\nevery 1s from 3s freeze leader for 700ms"},
 }
 
 // plantedSeeds is within how many seeds a planted bug must be caught (FAULTS I18).

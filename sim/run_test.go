@@ -76,7 +76,7 @@ at 4s drain work-1 for 4s
 at 6s restart work-2
 at 8s add 2 work
 at 9s add 1 bare
-at 10s pause source for 1s
+at 10s freeze source for 1s
 at 12s slow worker 5x for 2s
 at 14s stall work-3 for 2s
 at 16s cut work-2 -> sink for 2s
@@ -93,9 +93,9 @@ at 20s kill work-4
 		kinds[e.Kind]++
 	}
 	kinds[EventKilled] -= 11 // at the end
-	if kinds[EventStarted] != 14 || kinds[EventKilled] != 2 || kinds[EventStopped] != 1 || kinds[EventPaused] != 1 || kinds[EventResumed] != 1 {
-		t.Errorf("started %d, killed %d, stopped %d, paused %d, resumed %d; want 14, 2, 1, 1, 1", kinds[EventStarted],
-			kinds[EventKilled], kinds[EventStopped], kinds[EventPaused], kinds[EventResumed])
+	if kinds[EventStarted] != 14 || kinds[EventKilled] != 2 || kinds[EventStopped] != 1 || kinds[EventFrozen] != 1 || kinds[EventThawed] != 1 {
+		t.Errorf("started %d, killed %d, stopped %d, frozen %d, thawed %d; want 14, 2, 1, 1, 1", kinds[EventStarted],
+			kinds[EventKilled], kinds[EventStopped], kinds[EventFrozen], kinds[EventThawed])
 	}
 	if kinds[EventFaultBegin] != kinds[EventFaultEnd] || kinds[EventFaultBegin] == 0 {
 		t.Errorf("%d faults begin, %d end", kinds[EventFaultBegin], kinds[EventFaultEnd])

@@ -31,11 +31,13 @@ import (
 //	at 30s kill leader for 10s                        for: undone after that time
 //	every 5s from 20s until 50s restart random worker
 //	at 40s partition work-1 sink-1 | rest for 20s     rest: all that no other group names
+//	at 50s pause sink for 3s                          a role, as weir pause does; none: all taps
 //	loss 5%                                           no time: from start to end
 //
 // The names of nodes are role-1, role-2, ... and bare-1, ... for those without a role. Instead of
 // a name a step takes a role, all, leader, follower, voter, worker (neither tap nor sink), tap,
-// sink, bare, or random with one of these.
+// sink, bare, or random with one of these. freeze stops nodes, as SIGSTOP does; pause is what a user asks
+// of the cluster: a role, tap, worker or sink for all roles of that kind, or nothing for the pipeline.
 type Scenario struct {
 	Name  string
 	About string

@@ -31,6 +31,9 @@ at 10s kill leader for 5s
 every 5s from 12s until 25s restart random worker
 loss 5% bursts 20 on work -> sink-1
 at 20s partition work-1 sink-1 | rest for 10s
+at 30s pause log for 3s
+at 34s pause sink for 1s
+at 36s pause
 `, Shape{})
 	if err != nil {
 		t.Fatal(err)
@@ -45,13 +48,20 @@ at 20s partition work-1 sink-1 | rest for 10s
 	if w := s.Roles[1]; w != (Role{Name: "work", Kind: topology.KindGo, Nodes: 3, Capacity: 8, Takes: 5 * time.Millisecond, Fails: 0.01}) {
 		t.Errorf("role %+v", w)
 	}
-	var steps []string
+	var steps, paused []string
 	for _, st := range s.steps {
 		steps = append(steps, fmt.Sprintf("%v %s", st.at, st.text))
+		if st.act.verb == verbPause {
+			paused = append(paused, strings.Join(st.act.roles, " "))
+		}
+	}
+	if want := []string{"log", "sink", ""}; !slices.Equal(paused, want) {
+		t.Errorf("paused: %q, want %q", paused, want)
 	}
 	want := []string{
 		"0s loss 5% bursts 20 on work -> sink-1", "10s kill leader for 5s", "12s restart random worker",
 		"17s restart random worker", "20s partition work-1 sink-1 | rest for 10s", "22s restart random worker",
+		"30s pause log for 3s", "34s pause sink for 1s", "36s pause",
 	}
 	if !slices.Equal(steps, want) {
 		t.Errorf("steps:\n%s\nwant:\n%s", strings.Join(steps, "\n"), strings.Join(want, "\n"))
@@ -66,7 +76,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"at 5s kill nobody-at-all":         "line 1: unknown node nobody-at-all: there are source-1, work-1, work-2, work-3, work-4, work-5, work-6, sink-1, sink-2, bare-1, bare-2, bare-3, source, work, sink, all, rest, leader, follower, voter, worker, tap, sink, bare",
 		"at 5s kill random":                "line 1: random what? want a role or a class of nodes",
 		"at 5s kill":                       "line 1: who? a side names no node",
-		"at 5s":                            "line 1: what happens then? want kill, drain, restart, move, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
+		"at 5s":                            "line 1: what happens then? want kill, drain, restart, move, freeze, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
 		"at soon kill leader":              `line 1: "soon" is no time as 90s or 20ms`,
 		"at 61s kill leader":               "line 1: 1m1s is after the scenario's end, length 1m0s",
 		"every 1ms restart work-1":         "line 1: every 1ms: at least 10ms",
@@ -82,30 +92,36 @@ func TestScenarioMistakes(t *testing.T) {
 		"partition work-1 | work":          "line 1: work-1 is on two sides at once",
 		"cut work-1 -> sink-1 -> source-1": "line 1: a cut has two sides",
 		"loss 5%\nat 10s loss 10% for 5s":  "line 2: loss 10% for 5s at 10s contradicts loss 5% of line 1",
-		"at 5s kill work-1\nat 9s pause work-1 for 2s": "line 2: pause work-1 for 2s at 9s: work-1 is away since 5s (line 1)",
-		"at 5s kill sink":                       `line 1: kill sink leaves role sink without a node for good: say for how long, as in "kill sink for 10s"`,
-		"at 5s kill sink-1\nat 6s drain sink-2": `line 2: drain sink-2 leaves role sink without a node for good: say for how long, as in "drain sink-2 for 10s"`,
-		"at 5s stall sink for 0s":               "line 1: for 0s: nothing happens in no time",
-		"nodes 3":                               "nodes 3: the graph needs at least 4",
-		"nodes 0":                               `line 1: "0" is no number from 1 to 1000`,
-		"nodes 100000":                          `line 1: "100000" is no number from 1 to 1000`,
-		"rate 1e9":                              `line 1: "1e9" is no number from 1 to 100000`,
-		"length 48h":                            "line 1: length 48h: at most 24h0m0s",
-		"disks on":                              `line 1: disks: "on" says nothing here`,
-		"size 1MiB":                             "line 1: size 1MiB: at most 512KiB",
-		"memory 1000KiB":                        "line 1: memory 1000KiB: at least 1MiB",
-		"role work nodes":                       "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]",
-		"role work node 3":                      "line 1: unknown word node: did you mean nodes?",
-		"role wrok nodes 3":                     "role wrok is not in the graph: it has source, work, sink",
-		"role work nodes 3\nrole work nodes 2":  "line 2: role work is described twice",
-		"graph a -> bare -> c":                  "a role may not be called bare, as nodes without a role are",
-		"at 5s add 3 nothing":                   "line 1: unknown role nothing: there are source, work, sink, bare",
-		"at 5s add 3 source":                    "line 1: add source: a tap reads on one set of nodes",
-		"at 5s add work":                        "line 1: want: add COUNT ROLE",
+		"at 5s kill work-1\nat 9s freeze work-1 for 2s": "line 2: freeze work-1 for 2s at 9s: work-1 is away since 5s (line 1)",
+		"at 5s kill sink":                                `line 1: kill sink leaves role sink without a node for good: say for how long, as in "kill sink for 10s"`,
+		"at 5s kill sink-1\nat 6s drain sink-2":          `line 2: drain sink-2 leaves role sink without a node for good: say for how long, as in "drain sink-2 for 10s"`,
+		"at 5s stall sink for 0s":                        "line 1: for 0s: nothing happens in no time",
+		"nodes 3":                                        "nodes 3: the graph needs at least 4",
+		"nodes 0":                                        `line 1: "0" is no number from 1 to 1000`,
+		"nodes 100000":                                   `line 1: "100000" is no number from 1 to 1000`,
+		"rate 1e9":                                       `line 1: "1e9" is no number from 1 to 100000`,
+		"length 48h":                                     "line 1: length 48h: at most 24h0m0s",
+		"disks on":                                       `line 1: disks: "on" says nothing here`,
+		"size 1MiB":                                      "line 1: size 1MiB: at most 512KiB",
+		"memory 1000KiB":                                 "line 1: memory 1000KiB: at least 1MiB",
+		"role work nodes":                                "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]",
+		"role work node 3":                               "line 1: unknown word node: did you mean nodes?",
+		"role wrok nodes 3":                              "role wrok is not in the graph: it has source, work, sink",
+		"role work nodes 3\nrole work nodes 2":           "line 2: role work is described twice",
+		"graph a -> bare -> c":                           "a role may not be called bare, as nodes without a role are",
+		"at 5s add 3 nothing":                            "line 1: unknown role nothing: there are source, work, sink, bare",
+		"at 5s add 3 source":                             "line 1: add source: a tap reads on one set of nodes",
+		"at 5s pause sinc for 3s":                        "line 1: unknown role sinc: did you mean sink?",
+		"at 5s pause nothing-like-it":                    "line 1: unknown role nothing-like-it: there are source, work, sink",
+		"at 5s pause work-1 for 3s":                      "line 1: pause work-1: want one role, or none for the whole pipeline; nodes stand still by freeze",
+		"at 5s pause random worker for 3s":               "line 1: pause random worker: want one role, or none for the whole pipeline; nodes stand still by freeze",
+		"at 5s pause sink for 5s\nat 9s pause":           "line 2: pause at 9s contradicts pause sink for 5s of line 1",
+		"at 5s pause worker\nat 9s pause work":           "line 2: pause work at 9s contradicts pause worker of line 1",
+		"at 5s add work":                                 "line 1: want: add COUNT ROLE",
 		"# " + strings.Repeat("x", scenarioBytesMax):     fmt.Sprintf("the text has %d bytes, at most %d", scenarioBytesMax+2, scenarioBytesMax),
 		"length 24h\nevery 10ms from 1s restart work-1":  "line 2: more than 10000 steps",
 		"every 5s kill work-1 for 10s":                   "line 1: kill work-1 for 10s at 10s: work-1 is away since 5s (line 1)",
-		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, move, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory, disks",
+		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, move, freeze, pause, stall, slow, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory, disks",
 	} {
 		_, err := ParseScenario("t", text, Shape{})
 		var at *ScenarioError
@@ -131,6 +147,8 @@ func TestScenarioMay(t *testing.T) {
 		"at 5s kill leader\nat 9s kill leader",
 		"at 5s kill all for 9s\nat 9s stall sink\nat 9.5s kill all for 1s",
 		"graph in -> out\nnodes 3",
+		"at 5s pause sink for 4s\nat 6s pause work\nat 9s pause sink",
+		"at 5s kill all for 9s\nat 6s pause for 1s",
 	} {
 		if _, err := ParseScenario("t", text, Shape{}); err != nil {
 			t.Errorf("%q: %v", text, err)

@@ -24,7 +24,8 @@ const (
 	verbDrain     verb = "drain"     // drain WHO: as kill, but in good order
 	verbRestart   verb = "restart"   // restart WHO: kill, and start again at once
 	verbMove      verb = "move"      // move WHO: restart, at another address
-	verbPause     verb = "pause"     // pause WHO: as SIGSTOP does
+	verbFreeze    verb = "freeze"    // freeze WHO: as SIGSTOP does
+	verbPause     verb = "pause"     // pause [ROLE]: as weir pause does, for the whole pipeline or a role
 	verbStall     verb = "stall"     // stall WHO: its handlers and sinks take records and do not end
 	verbSlow      verb = "slow"      // slow WHO 10x: its handlers take ten times as long
 	verbAdd       verb = "add"       // add 50 ROLE, or 3 bare
@@ -39,8 +40,8 @@ const (
 )
 
 var verbs = []string{
-	string(verbKill), string(verbDrain), string(verbRestart), string(verbMove), string(verbPause), string(verbStall),
-	string(verbSlow), string(verbAdd), string(verbPartition), string(verbCut), string(verbLoss),
+	string(verbKill), string(verbDrain), string(verbRestart), string(verbMove), string(verbFreeze), string(verbPause),
+	string(verbStall), string(verbSlow), string(verbAdd), string(verbPartition), string(verbCut), string(verbLoss),
 	string(verbDuplicate), string(verbReorder), string(verbDelay), string(verbBandwidth), string(verbMTU),
 }
 
@@ -60,7 +61,8 @@ type action struct {
 	queue       int // bytes
 	factor      float64
 	count       int
-	role        string
+	role        string   // add
+	roles       []string // pause; empty: the whole pipeline
 }
 
 // target says who is meant, decided when the step comes.
@@ -164,7 +166,7 @@ func (p *parser) schedule(st step, every, until time.Duration) error {
 func (p *parser) action(v verb, words []string) (a action, err error) {
 	a.verb = v
 	switch v {
-	case verbKill, verbDrain, verbRestart, verbMove, verbPause, verbStall:
+	case verbKill, verbDrain, verbRestart, verbMove, verbFreeze, verbStall:
 		a.groups, err = p.groups(words, "|", 1)
 	case verbSlow:
 		if len(words) < 2 {
@@ -179,6 +181,8 @@ func (p *parser) action(v verb, words []string) (a action, err error) {
 		a.groups, err = p.groups(words[:last], "|", 1)
 	case verbAdd:
 		err = p.add(&a, words)
+	case verbPause:
+		a.roles, err = p.paused(words)
 	case verbPartition:
 		a.groups, err = p.groups(words, "|", 2)
 	case verbCut:
@@ -215,6 +219,30 @@ func (p *parser) add(a *action, words []string) (err error) {
 		}
 	}
 	return unknown("role", a.role, append(p.s.Graph.Roles(), bareName)...)
+}
+
+// paused reads a role, or tap, worker or sink for all roles of a kind, or nothing for the pipeline.
+func (p *parser) paused(words []string) (roles []string, err error) {
+	if len(words) == 0 {
+		return nil, nil
+	}
+	word := words[0]
+	for _, r := range p.s.Roles {
+		if r.Name == word {
+			roles = []string{word}
+			break
+		}
+		if kindOf(word) == r.Kind {
+			roles = append(roles, r.Name)
+		}
+	}
+	switch {
+	case len(roles) > 0 && len(words) == 1:
+		return roles, nil
+	case len(words) > 1, p.known(target{word: word}) == nil:
+		return nil, fmt.Errorf("pause %s: want one role, or none for the whole pipeline; nodes stand still by freeze", strings.Join(words, " "))
+	}
+	return nil, unknown("role", word, p.s.Graph.Roles()...)
 }
 
 // weather reads what a fault of the network is, and where: "5% bursts 20 on WHO -> WHO".

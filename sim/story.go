@@ -29,13 +29,14 @@ func (h *History) line(e *Event) string {
 // verbsOf says what each kind of event means, with the places for its values.
 var verbsOf = map[EventKind]string{
 	EventOpened: "opens %s for the %dth time", EventRead: "reads record %s", EventAcked: "is told that record %s is acked",
-	EventHandled: "(%s) is given record %s, attempt %d", EventSunk: "(%s) writes record %s, attempt %d", EventBroken: "finds: %s",
+	EventHandled: "(%s) is given record %s, attempt %d", EventSunk: "(%s) writes record %s, attempt %d", EventReadAll: "has read all before record %s", EventBroken: "finds: %s",
 	EventLinkOpen: "opens %s, limit %d", EventLinkClose: "ends %s: what is un-acked goes back", EventSent: "sends on %s link seqs %d to %d, %d of them again",
 	EventGranted: "hears on %s: taken %d, limit %d", EventFreed: "lets go on %s link seqs %d to %d",
 	EventLinkAccept: "accepts %s, limit %d", EventLinkEnd: "ends %s", EventTaken: "takes on %s all below %d, limit %d", EventDone: "acks on %s link seqs %d to %d",
 	EventSource: "begins generation %x of %s", EventMark: "marks %s below %d", EventHeld: "holds %d bytes",
 	EventElected: "leads in term %d", EventState: "holds the state of index %d, epoch %d, hash %x", EventLayout: "follows %d links of epoch %d",
-	EventStarted: "starts", EventKilled: "is killed", EventStopped: "has left", EventPaused: "is paused", EventResumed: "goes on",
+	EventStarted: "starts", EventKilled: "is killed", EventStopped: "has left", EventFrozen: "is frozen", EventThawed: "thaws",
+	EventPauseAsked: "the cluster is asked to pause %q", EventPaused: "paused is %q", EventResumed: "the cluster is asked to let go on %q",
 	EventFaultBegin: "begins: %s", EventFaultEnd: "ends: %s", EventOver: "the run is over",
 }
 
@@ -43,7 +44,7 @@ func (h *History) values(e *Event) []any {
 	switch e.Kind {
 	case EventOpened:
 		return []any{e.Text, e.N}
-	case EventRead, EventAcked:
+	case EventRead, EventAcked, EventReadAll:
 		return []any{recordName(e.Record)}
 	case EventHandled, EventSunk:
 		return []any{e.Text, recordName(e.Record), e.N}
@@ -67,7 +68,7 @@ func (h *History) values(e *Event) []any {
 		return []any{e.N, e.State.Epoch, e.State.Hash}
 	case EventLayout:
 		return []any{len(e.State.Layout), e.N}
-	case EventBroken, EventFaultBegin, EventFaultEnd:
+	case EventBroken, EventPauseAsked, EventPaused, EventResumed, EventFaultBegin, EventFaultEnd:
 		return []any{e.Text}
 	}
 	return nil

@@ -323,6 +323,7 @@ func (r *loadReader) Next(ctx context.Context) (stream.Out, stream.Mark, error) 
 		return stream.Out{}, nil, err
 	}
 	if !there {
+		r.w.history.Add(Event{Kind: EventReadAll, Node: r.id, Record: r.p.number(r.next)})
 		return stream.Out{}, nil, io.EOF
 	}
 	number := r.p.number(r.next)

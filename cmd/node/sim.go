@@ -57,7 +57,8 @@ func newSim() *cobra.Command {
 faults; then it checks that no record was lost and that the other promises held. With a
 pipeline FILE it runs that graph, with synthetic workers in place of its programs. A seed
 fixes the load, the faults and what becomes of each packet, not Go's scheduler: a seed that
-fails is run again, and reported as "fails k of K". Exit 1 if a promise was broken.`,
+fails is run again, and reported as "fails k of K". Exit 1 if a promise was broken. A scenario
+says a step a line, as "at 20s kill leader for 5s" or "at 30s pause sink for 3s": see --print.`,
 		Example: "  weir sim\n  weir sim --list\n  weir sim examples/gosrc/weir.yaml --chaos medium --seeds 1..20",
 		Args:    cobra.MaximumNArgs(1),
 	}
