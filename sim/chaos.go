@@ -28,13 +28,14 @@ type hardness struct {
 	jitter     time.Duration // at most
 	duplicated float64       // percent, at most
 	reordered  float64       // percent, at most
+	pauses     bool          // one seed in chaosPauses pauses a role, or all
 	severe     bool          // taps are restarted too
 }
 
 var hardnesses = map[Level]hardness{
 	LevelLow:    {every: 8 * time.Second, lasts: 4 * time.Second, loss: 0.5, jitter: time.Millisecond, reordered: 1},
-	LevelMedium: {every: 3 * time.Second, lasts: 8 * time.Second, loss: 3, jitter: 5 * time.Millisecond, duplicated: 2, reordered: 10},
-	LevelHigh:   {every: time.Second, lasts: 10 * time.Second, loss: 10, jitter: 40 * time.Millisecond, duplicated: 10, reordered: 25, severe: true},
+	LevelMedium: {every: 3 * time.Second, lasts: 8 * time.Second, loss: 3, jitter: 5 * time.Millisecond, duplicated: 2, reordered: 10, pauses: true},
+	LevelHigh:   {every: time.Second, lasts: 10 * time.Second, loss: 10, jitter: 40 * time.Millisecond, duplicated: 10, reordered: 25, pauses: true, severe: true},
 }
 
 const (
@@ -47,6 +48,8 @@ const (
 	chaosLarge = 8
 	// chaosDisks is of how many seeds one has nodes with disks, which come back as who they were.
 	chaosDisks = 2
+	// chaosPauses is of how many seeds one has a pause, only one: it stops what other faults would meet.
+	chaosPauses = 4
 	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
 	chaosStart = 6 * time.Second
 	chaosQuiet = 2 * time.Second
@@ -89,6 +92,10 @@ func Chaos(level Level, seed uint64) (string, error) {
 	for at := chaosStart; at < chaosLength-chaosQuiet; at += time.Duration(r.ExpFloat64() * float64(h.every)).Round(time.Millisecond) {
 		lasts := millis(r, 500, int(h.lasts/time.Millisecond))
 		fmt.Fprintf(b, "at %v %s\n", at, fill(r, faults[r.IntN(len(faults))], lasts))
+	}
+	if h.pauses && mix(seed, hash("pause"))%chaosPauses == 0 {
+		at := chaosStart + time.Duration(r.Int64N(int64(chaosLength-chaosQuiet-chaosStart))).Round(time.Millisecond)
+		fmt.Fprintf(b, "at %v pause%s for %v\n", at, []string{"", " tap", " worker", " sink"}[r.IntN(4)], millis(r, 500, int(h.lasts/time.Millisecond)))
 	}
 	return b.String(), nil
 }
