@@ -39,7 +39,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	r, ok := f.Roles[name]
 	if !ok {
 		have := strings.Join(slices.Sorted(maps.Keys(f.Roles)), ", ")
-		return Role{}, fmt.Errorf("pipeline %s has no role %s: it has %s", f.Pipeline.Name, role, have)
+		return Role{}, &usageError{fmt.Sprintf("pipeline %s has no role %s: it has %s", f.Pipeline.Name, role, have)}
 	}
 	if err := f.Unset(name); err != nil {
 		return Role{}, err

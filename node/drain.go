@@ -58,9 +58,12 @@ func unknownNode(s *consensus.State, name string) error {
 		names = append(names, string(node.ID))
 	}
 	text := fmt.Sprintf("there is no node %s", name)
-	if near := spec.Nearest(name, names); near != "" {
+	switch near := spec.Nearest(name, names); {
+	case s.HasLeft(topology.NodeID(name), 0):
+		text = fmt.Sprintf("node %s has left, or does so now", name)
+	case near != "":
 		text += ": did you mean " + near + "?"
-	} else {
+	default:
 		text += "; these are: " + strings.Join(names, ", ")
 	}
 	return &api.Error{Status: http.StatusNotFound, Exit: 2, Text: text}

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 const (
@@ -46,11 +46,12 @@ func findSecret(env, file string) ([]byte, error) {
 	if err != nil {
 		return nil, &exitError{exitConfig, fmt.Errorf("secret file: %w", err)}
 	}
-	return parseSecret("secret file "+file, string(bytes.TrimSpace(text)))
+	return parseSecret("secret file "+file, string(text))
 }
 
 // parseSecret decodes a secret that comes from somewhere. The text never is in the error.
 func parseSecret(from, text string) ([]byte, error) {
+	text = strings.TrimSpace(text)
 	b, err := hex.DecodeString(text)
 	switch {
 	case len(text) != hex.EncodedLen(secretBytes):

@@ -84,6 +84,9 @@ SIGTERM and Ctrl-C finish what is in flight, then the node leaves; the second st
 	cfg.addFlags(cmd.Flags())
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
 		cfg.Program = args
+		if cmd.Flags().Changed("join") && len(cfg.Join) == 0 { // as of a variable that is not set
+			return &exitError{exitUsage, errors.New("--join is empty: name a node of the cluster, or leave --join out to make one")}
+		}
 		if err := cfg.check(); err != nil {
 			return &exitError{exitUsage, err}
 		}

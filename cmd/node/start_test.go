@@ -32,6 +32,7 @@ func TestStartUsage(t *testing.T) {
 		{"--voters 6", 2, "--voters 6: choose 1 to 5"},
 		{"--tag a.b", 2, `--tag a.b: the name "a.b" has '.' in it`},
 		{"--tag" + strings.Repeat(" g --tag", 16) + " g", 2, "--tag: there are 17, at most 16 are allowed"},
+		{"--join=", 2, "--join is empty: name a node of the cluster, or leave --join out to make one"},
 		{"--join here", 2, "--join here: want HOST:PORT, as 10.0.0.1:7411"},
 		{"--join 127.0.0.1:1,,", 2, "--join : want HOST:PORT"},
 		{"--listen nowhere", 2, "--listen nowhere: want HOST:PORT or :PORT"},
@@ -39,6 +40,7 @@ func TestStartUsage(t *testing.T) {
 		{"--listen 127.0.0.1:0 --advertise 0.0.0.0", 2, "others cannot send there: give --advertise an address of this machine"},
 		{"--secret-file s", 2, "the secret comes from WEIR_SECRET or from --secret-file, not from both"},
 		{"--file nosuch.yaml", 78, "nosuch.yaml: there is no such file"},
+		{"--role nosuch --file ../../examples/machines/factors.yaml", 2, "pipeline factors has no role nosuch: it has factor, numbers, out"},
 		{"--role a -- nosuchprogram", 78, "role a: run nosuchprogram: no program of that name on PATH"},
 		{"--role a -- ./nosuchprogram", 78, "role a: "},
 	} {
@@ -69,7 +71,7 @@ func TestFindSecret(t *testing.T) {
 		code                  int
 	}{
 		{"none", "", "", "", 0},
-		{"environment", good, "", good, 0},
+		{"environment", good + "\n", "", good, 0},
 		{"file", "", file(good + "\n"), good, 0},
 		{"truncated", good[:60], "", "WEIR_SECRET has 60 characters, a secret has 64: was it copied whole?", 2},
 		{"a line too much", "", file(good + "\n" + good), " has 129 characters, a secret has 64", 2},
