@@ -37,8 +37,8 @@ const (
 // noCluster is why a seed that answers does not bring us into a cluster.
 const noCluster = "it belongs to no cluster yet: run weir cluster init on one of the nodes"
 
-// sayWaiting says what this node waits for, and why, until it belongs to a cluster: when that
-// changes, and once a minute.
+// sayWaiting says what this node waits for, and why, until it belongs to a cluster: each
+// reason when it is new, and once a minute, though seeds may answer differently from try to try.
 func (n *Node) sayWaiting(ctx context.Context) error {
 	if n.consensus.State().LogID != 0 {
 		return n.sayLeaderless(ctx)
@@ -46,7 +46,7 @@ func (n *Node) sayWaiting(ctx context.Context) error {
 	if len(n.cfg.Join) == 0 {
 		return nil
 	}
-	var said string
+	var said []string // since saidAt
 	var saidAt time.Time
 	for joined := false; !joined; joined = joined || n.joined(ctx, seedsEvery) {
 		why := n.askSeeds(ctx)
@@ -58,9 +58,14 @@ func (n *Node) sayWaiting(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !joined && (why != said || time.Since(saidAt) > saidEvery):
+		case joined:
+			continue
+		case time.Since(saidAt) > saidEvery:
+			said, saidAt = nil, time.Now()
+		}
+		if !slices.Contains(said, why) {
 			n.log.Warn("waiting for a cluster", "why", why)
-			said, saidAt = why, time.Now()
+			said = append(said, why)
 		}
 	}
 	n.log.Info("joined the cluster", "cluster", n.mux.ClusterID(), "log", logName(n.consensus.State().LogID))

@@ -25,6 +25,7 @@ var (
 	ErrSameID       = errors.New("two running nodes have one id: was a data dir copied?")
 	ErrOldBoot      = errors.New("a later start of this node is already connected")
 	ErrNoAnswer     = errors.New("no answer: is the node running, and its UDP port open?")
+	ErrCrowded      = errors.New("that node has too many other handshakes under way: it may be flooded by strangers")
 	ErrClock        = errors.New("a node's clock is outside the certificates' validity, 1999 to 2099: check its date (NTP)")
 	ErrProtocol     = errors.New("the peer did not keep to the protocol")
 	ErrTooManyLinks = errors.New("too many links to one node: give its roles to several")
@@ -120,6 +121,8 @@ func dialError(err error) error {
 			return fmt.Errorf("%w (the peer says so)", ErrClock)
 		case alertNoApplicationPr:
 			return ErrVersion
+		case quic.ConnectionRefused:
+			return ErrCrowded
 		}
 	}
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && e.Remote {

@@ -119,6 +119,18 @@ func TestStrangeHandshakesLeft(t *testing.T) {
 	})
 }
 
+// 13: who comes while strangers fill the handshakes is refused, and told why.
+func TestCrowded(t *testing.T) {
+	victim(t, func(t *testing.T, n1 *node, raw *memport) {
+		n1.pending.Add(handshakesMax)
+		defer n1.pending.Add(-handshakesMax)
+		n2 := start(t, raw.net.listen("10.0.0.3:1"), "n3")
+		if _, err := n2.Resolve(within(t, time.Minute), n1.addr); !errors.Is(err, ErrCrowded) {
+			t.Errorf("%v, want %v", err, ErrCrowded)
+		}
+	})
+}
+
 // strangerTLS is a client of the cluster of a secret, with a certificate for id.
 func strangerTLS(t *testing.T, secret []byte, id topology.NodeID, change ...func(*x509.Certificate)) *tls.Config {
 	t.Helper()
