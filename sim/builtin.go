@@ -26,15 +26,15 @@ type Builtin struct {
 
 // notYet are the faults of the catalogue that the product, or the simulator, cannot meet so far.
 var notYet = []Builtin{
-	{Name: "f12-leader-disk-hang", Lacks: "votes are kept in memory: there is no disk to hang"},
+	{Name: "f12-leader-disk-hang", Lacks: "simulated disks do not hang: see the tests of package consensus"},
 	{Name: "f13-clock-jump", Lacks: "virtual time has one clock for all nodes"},
-	{Name: "f14-disk-full", Lacks: "no node keeps anything on disk"},
-	{Name: "f15-torn-log", Lacks: "votes are kept in memory: there is no log to tear"},
+	{Name: "f14-disk-full", Lacks: "simulated disks do not fill: see the tests of package consensus"},
+	{Name: "f15-torn-log", Lacks: "simulated disks keep what was written: see the tests of package consensus"},
 	{Name: "f16-out-of-memory", Lacks: "all nodes share one process here: see real processes"},
 	{Name: "f19-foreign-cluster", Lacks: "one cluster a run so far"},
 	{Name: "f20-two-clusters", Lacks: "one cluster a run so far"},
 	{Name: "f21-mixed-versions", Lacks: "there is one version so far"},
-	{Name: "f22-graph-change-in-failover", Lacks: "graphs cannot change while they run yet"},
+	{Name: "f22-graph-change-in-failover", Lacks: "a scenario cannot change its graph: see the tests of package sim"},
 	{Name: "f23-poison-record", Lacks: "there are no dead letters yet: a poison record stops the run"},
 	{Name: "f24-killer-record", Lacks: "there is no quarantine yet"},
 	{Name: "f29-source-reset", Lacks: "positions of taps are not kept yet"},

@@ -16,6 +16,7 @@ import (
 type Expect struct {
 	Outcomes map[string]outcome // by tap: what becomes of its records
 	Capacity map[string]int     // by role: records worked on at once
+	Tagged   map[string]int     // by role: how many of its nodes, the first, may work for it; 0 = all
 	Fails    float64            // share of attempts that the workload has fail
 	Attempts uint64             // the most of a record (I9); 0 = any number
 	Memory   uint64             // the most bytes a node's windows may hold (I8); 0 = any
@@ -155,20 +156,23 @@ func (q *quiet) disturbed() bool { return q.on > 0 || len(q.frozen) > 0 || len(q
 // lasts reports whether nothing has disturbed the run for d.
 func (q *quiet) lasts(d, now time.Duration) bool { return !q.disturbed() && now-q.last >= d }
 
-// serves reports whether a living node serves the role.
-func (q *quiet) serves(role string) bool {
+// serves reports whether a living node serves the role; tagged: one of its first so many.
+func (q *quiet) serves(role string, tagged int) bool {
 	for id := range q.up {
-		if !q.down[id] && servedBy(id) == role {
+		if !q.down[id] && servedBy(id) == role && (tagged == 0 || numberOf(placeOf(id)) <= tagged) {
 			return true
 		}
 	}
 	return false
 }
 
-// servedBy is the role of a node by its id: its name, and a count from its second start on.
-func servedBy(id topology.NodeID) string {
+// servedBy is the role of a node by its id.
+func servedBy(id topology.NodeID) string { return roleOf(placeOf(id)) }
+
+// placeOf is the name of a node's place: its id without the count of starts from the second on.
+func placeOf(id topology.NodeID) string {
 	place, _, _ := strings.Cut(string(id), ".")
-	return roleOf(place)
+	return place
 }
 
 // part picks the events that show a violation, the last ones where there are too many.

@@ -2,7 +2,7 @@ package sim
 
 import "time"
 
-// recordRules judges what becomes of records: I1, I2, I9, I13.
+// recordRules judges what becomes of records: I1, I2, I9, I13, and who works on them: A25.
 type recordRules struct {
 	c     *check
 	quiet *quiet
@@ -42,6 +42,9 @@ func (r *recordRules) see(e *Event) {
 		p.readAll = true
 	case EventHandled:
 		r.attempts(e)
+		if tagged := r.c.x.Tagged[e.Text]; tagged > 0 && numberOf(placeOf(e.Node)) > tagged {
+			r.c.violated("A25", e.At, aboutRecord(e.Record), "%s works on record %s for %s and has not the tag", e.Node, recordName(e.Record), e.Text)
+		}
 	case EventSunk:
 		r.attempts(e)
 		r.sunk(e)
@@ -116,7 +119,7 @@ func (r *recordRules) acked(e *Event) {
 // role has a node.
 func (r *recordRules) end(at time.Duration) {
 	for role := range r.c.x.Capacity {
-		if !r.quiet.serves(role) {
+		if !r.quiet.serves(role, r.c.x.Tagged[role]) {
 			return
 		}
 	}

@@ -75,7 +75,7 @@ func linkEvent(k EventKind, l LifeID, n, m uint64) Event {
 func expected() Expect {
 	return Expect{
 		Outcomes: map[string]outcome{"source": {all: []outcome{{all: []outcome{{path: wholeWay, leaf: hash(wholeWay)}}}}}},
-		Capacity: map[string]int{"work": 10, "sink": 10}, Attempts: 3, Memory: 1000, Settle: 10 * time.Second,
+		Capacity: map[string]int{"work": 10, "sink": 10}, Tagged: map[string]int{"tagged": 2}, Attempts: 3, Memory: 1000, Settle: 10 * time.Second,
 	}
 }
 
@@ -113,6 +113,8 @@ func TestRules(t *testing.T) {
 		{"a mark a moment before its ack", []any{read(0), sunk(0, wholeWay), mark(1), acked(0)}, nil},
 		{"a mark that falls", []any{read(0), sunk(0, wholeWay), acked(0), mark(1), time.Millisecond, mark(0)}, []string{"I3"}},
 		{"a fourth attempt", []any{read(0), Event{Kind: EventHandled, Node: workNode, Text: "work", N: 4}, sunk(0, wholeWay), acked(0)}, []string{"I9"}},
+		{"a node without the tag works", []any{read(0), Event{Kind: EventHandled, Node: "tagged-3.2", Text: "tagged", N: 1}, sunk(0, wholeWay), acked(0)}, []string{"A25"}},
+		{"a node with the tag works", []any{read(0), Event{Kind: EventHandled, Node: "tagged-2.3", Text: "tagged", N: 1}, sunk(0, wholeWay), acked(0)}, nil},
 		{"never acked", []any{read(0), after}, []string{"I13"}},
 		{"not acked yet", []any{read(0), 5 * time.Second}, nil},
 		{"not acked yet since a fault", []any{read(0), after, node(EventFrozen, workNode), node(EventThawed, workNode), 5 * time.Second}, nil},

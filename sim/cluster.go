@@ -128,8 +128,8 @@ func (c *cluster) start(m *member) error {
 		Memory: int64(c.load.memory),
 		Conn:   c.net.listen(m.name, m.addr), Hooks: c.history.Hooks(id, c.bug),
 	}
-	if role, ok := c.pipeline.Role(m.role); ok {
-		cfg.Tags = role.Needs
+	if role := c.load.roles[m.role]; numberOf(m.name) <= role.Tagged {
+		cfg.Tags = role.needs()
 	}
 	if m != c.founder || m.boots > 1 {
 		cfg.Join = c.seeds(m)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"weir/topology"
@@ -117,6 +118,12 @@ func roleOf(name string) string {
 		}
 	}
 	return name
+}
+
+// numberOf is which of its role's nodes a node is, by its name.
+func numberOf(name string) int {
+	n, _ := strconv.Atoi(name[min(len(roleOf(name))+1, len(name)):]) // nodeName wrote it
+	return n
 }
 
 // setTwice checks that no other step is setting the same thing, for the whole network or for the same

@@ -21,6 +21,7 @@ import (
 //	about a leader dies while the network is bad      what it shows, in a sentence
 //	graph source -> work -> sink                      as in a pipeline file; this is the default
 //	role  work nodes 4 capacity 8 takes 5ms fails 1%  what is left out is chosen
+//	role  check tagged 2                              it needs a tag, which its first two nodes have
 //	nodes 12                                          in all; those without a role may vote
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked
@@ -63,6 +64,15 @@ type Role struct {
 	Takes    time.Duration // of the handler, a record
 	Fails    float64       // share of records whose first attempt fails
 	Send     topology.Send // "" = copy
+	Tagged   int           // of its nodes, the first, that have the tag it needs; 0 = it needs none
+}
+
+// needs are the tags that a node must have to work for the role.
+func (r Role) needs() []string {
+	if r.Tagged == 0 {
+		return nil
+	}
+	return []string{"tagged"}
 }
 
 // step is one thing done at one time.
@@ -226,10 +236,10 @@ func (p *parser) statement(words []string, shape Shape) (err error) {
 	return err
 }
 
-// role reads "NAME [nodes N] [capacity N] [takes D] [fails P%]".
+// role reads "NAME [nodes N] [capacity N] [takes D] [fails P%] [tagged N]".
 func (p *parser) role(words []string) (err error) {
 	if len(words) == 0 || len(words)%2 == 0 {
-		return errors.New("want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]")
+		return errors.New("want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%] [tagged N]")
 	}
 	r := Role{Name: words[0], Takes: -1}
 	for i := 1; i < len(words) && err == nil; i += 2 {
@@ -242,8 +252,10 @@ func (p *parser) role(words []string) (err error) {
 			r.Takes, err = duration(value)
 		case "fails":
 			r.Fails, err = share(value)
+		case "tagged":
+			r.Tagged, err = number(value, 1, nodesMax)
 		default:
-			err = unknown("word", words[i], "nodes", "capacity", "takes", "fails")
+			err = unknown("word", words[i], "nodes", "capacity", "takes", "fails", "tagged")
 		}
 	}
 	if _, twice := p.given[r.Name]; twice && err == nil {
@@ -297,6 +309,9 @@ func (p *parser) cluster(shape Shape) error {
 			r.Nodes = 1 + (left+open-1)/open
 			left -= r.Nodes - 1
 			open--
+		}
+		if r := p.s.Roles[i]; r.Tagged > r.Nodes {
+			return fmt.Errorf("role %s: %d nodes tagged, and it has %d", r.Name, r.Tagged, r.Nodes)
 		}
 	}
 	return nil

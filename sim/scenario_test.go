@@ -19,7 +19,7 @@ func TestParseScenario(t *testing.T) {
 	s, err := ParseScenario("t", `
 about what it shows          # and a comment
 graph in -> work -> sink, log
-role work nodes 3 capacity 8 takes 5ms fails 1%
+role work nodes 3 capacity 8 takes 5ms fails 1% tagged 2
 nodes 10
 rate 200
 length 40s
@@ -45,7 +45,7 @@ at 36s pause
 	if want := "in-1 work-1 work-2 work-3 sink-1 sink-2 log-1 log-2 bare-1 bare-2"; names != want {
 		t.Errorf("nodes %s, want %s", names, want)
 	}
-	if w := s.Roles[1]; w != (Role{Name: "work", Kind: topology.KindGo, Nodes: 3, Capacity: 8, Takes: 5 * time.Millisecond, Fails: 0.01}) {
+	if w := s.Roles[1]; w != (Role{Name: "work", Kind: topology.KindGo, Nodes: 3, Capacity: 8, Takes: 5 * time.Millisecond, Fails: 0.01, Tagged: 2}) {
 		t.Errorf("role %+v", w)
 	}
 	var steps, paused []string
@@ -104,8 +104,9 @@ func TestScenarioMistakes(t *testing.T) {
 		"disks on":                                       `line 1: disks: "on" says nothing here`,
 		"size 1MiB":                                      "line 1: size 1MiB: at most 512KiB",
 		"memory 1000KiB":                                 "line 1: memory 1000KiB: at least 1MiB",
-		"role work nodes":                                "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%]",
+		"role work nodes":                                "line 1: want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%] [tagged N]",
 		"role work node 3":                               "line 1: unknown word node: did you mean nodes?",
+		"role work nodes 2 tagged 3":                     "role work: 3 nodes tagged, and it has 2",
 		"role wrok nodes 3":                              "role wrok is not in the graph: it has source, work, sink",
 		"role work nodes 3\nrole work nodes 2":           "line 2: role work is described twice",
 		"graph a -> bare -> c":                           "a role may not be called bare, as nodes without a role are",

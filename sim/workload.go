@@ -90,7 +90,7 @@ func newWorkload(s *Scenario, seed uint64, h *History) *Workload {
 	for _, r := range s.Roles {
 		most = max(most, r.Nodes)
 		w.roles[r.Name] = r
-		w.pipeline.Roles = append(w.pipeline.Roles, topology.Role{Name: r.Name, Kind: r.Kind, Send: r.Send})
+		w.pipeline.Roles = append(w.pipeline.Roles, topology.Role{Name: r.Name, Kind: r.Kind, Send: r.Send, Needs: r.needs()})
 		if r.Kind == topology.KindTap {
 			taps += r.Nodes
 		}
@@ -109,10 +109,9 @@ func (w *Workload) Pipeline() topology.Pipeline { return w.pipeline }
 func (w *Workload) Role(name string, id topology.NodeID) node.Role {
 	r := w.roles[name]
 	made := node.Role{Name: name, Capacity: r.Capacity}
-	place, _, _ := strings.Cut(string(id), ".")
 	switch r.Kind {
 	case topology.KindTap:
-		made.Tap = &loadTap{w, id, name + "/" + place}
+		made.Tap = &loadTap{w, id, name + "/" + placeOf(id)}
 	case topology.KindSink:
 		made.Sink = &loadSink{w: w, id: id, role: r}
 	default:
@@ -187,10 +186,11 @@ const (
 
 // Expect is what the load and the product promise of a run.
 func (w *Workload) Expect() Expect {
-	x := Expect{Outcomes: w.outcomes(), Capacity: make(map[string]int), Attempts: attemptsMax, Settle: settleMax}
+	x := Expect{Outcomes: w.outcomes(), Capacity: make(map[string]int), Tagged: make(map[string]int), Attempts: attemptsMax, Settle: settleMax}
 	x.Memory = w.memory + edgeSlack*uint64(len(w.pipeline.Graph.Edges))
 	for name, r := range w.roles {
 		x.Fails += r.Fails
+		x.Tagged[name] = r.Tagged
 		switch r.Kind {
 		case topology.KindTap:
 		case topology.KindSink:
