@@ -31,7 +31,7 @@ type linkRun struct {
 func (k *keeper) openLink(l topology.Link) {
 	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
 	if rr == nil || rr.outlet == nil {
-		k.n.log.Error("a link starts at a role that does not run here", "link", l)
+		k.n.log.Error("a link starts at a role that does not run here", "pipeline", l.Pipeline, "link", l.Edge, "peer", l.To)
 		return
 	}
 	before := k.links[l]
