@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -191,11 +192,17 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	})
 }
 
-// DeleteRange deletes the entries from first to last.
+// DeleteRange deletes the entries from first to last. raft's range may be far longer than the log:
+// it begins with 0 after a snapshot has emptied that.
 func (s *Store) DeleteRange(first, last uint64) error {
 	return s.update("shorten the log", func(tx *bbolt.Tx) error {
-		for i := first; i <= last; i++ {
-			if err := drop(tx, bucketLog, indexKey(i)); err != nil {
+		var keys [][]byte // a cursor may skip what follows a deleted key
+		cursor := tx.Bucket(bucketLog).Cursor()
+		for k, _ := cursor.Seek(indexKey(first)); k != nil && bytes.Compare(k, indexKey(last)) <= 0; k, _ = cursor.Next() {
+			keys = append(keys, k)
+		}
+		for _, k := range keys {
+			if err := drop(tx, bucketLog, k); err != nil {
 				return err
 			}
 		}

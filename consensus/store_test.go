@@ -120,6 +120,19 @@ func TestStoreKeeps(t *testing.T) {
 	}
 }
 
+// What raft lets go after a leader's snapshot is as long as the cluster is old, not as its log.
+func TestStoreDeletesWhatThereIs(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "log"))
+	defer s.Close()
+	fill(t, s)
+	if err := errors.Join(s.StoreLog(&raft.Log{Index: 1 << 60}), s.DeleteRange(0, 1<<60-1)); err != nil {
+		t.Fatal(err)
+	}
+	if first, err := s.FirstIndex(); first != 1<<60 || err != nil {
+		t.Errorf("the log begins at %d, %v", first, err)
+	}
+}
+
 // Whatever bit of the file is flipped, and wherever it is cut: a store that opens holds what it held.
 func TestStoreDamaged(t *testing.T) {
 	dir := t.TempDir()
