@@ -32,3 +32,18 @@ func TestOpenings(t *testing.T) {
 		t.Errorf("a file of no pipeline was opened: %v", refused)
 	}
 }
+
+func TestOpeningsAreBounded(t *testing.T) {
+	commands := []Command{Create(topology.Pipeline{Name: "p", Roles: []topology.Role{{Name: "out", Kind: topology.KindSink}}})}
+	for i := range openedMax {
+		commands = append(commands, Open("p", Opening{uint64(i), 1}))
+	}
+	s, err := applied(t, commands...)
+	p, _ := s.Pipeline("p")
+	if err != nil || len(p.Opened) != openedMax {
+		t.Fatalf("%d files, %v", len(p.Opened), err)
+	}
+	if _, refused := applied(t, append(commands, Open("p", Opening{openedMax, 1}))...); refused == nil || refused.Error() != p.MayOpen().Error() {
+		t.Errorf("one more: %v", refused)
+	}
+}

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"weir/consensus"
 	"weir/node/api"
 	"weir/stream"
 	"weir/topology"
@@ -325,6 +328,35 @@ func TestFailureStopsTheRun(t *testing.T) {
 	want := `role map failed 3 times on record 500 of its source, "{\"id\":500}": no such user`
 	if p := st.Pipelines[0]; p.Reason != want {
 		t.Errorf("reason %q, want %q", p.Reason, want)
+	}
+}
+
+// begun is a Sink of a file.
+type begun struct{ *collect }
+
+func (begun) Path() string                      { return "out" }
+func (begun) Begin(context.Context, bool) error { return nil }
+
+// A sink that may not open its file says so, where it stood still and nobody was told.
+func TestOpeningThatIsRefusedStopsTheRun(t *testing.T) {
+	c := newCluster(t, "tap -> sink", mapKinds)
+	first, _ := c.add(Role{Name: "tap", Tap: numbered{10}})
+	c.until(10*time.Second, "made", func(st api.Status) bool { return len(st.Pipelines) == 1 })
+	g, ctx := errgroup.WithContext(c.ctx)
+	g.SetLimit(64) // what raft takes at once
+	for i, full := uint64(0), false; !full; i++ {
+		g.Go(func() error { return first.consensus.Propose(ctx, consensus.Open("p", consensus.Opening{File: i})) })
+		p, _ := first.consensus.State().Pipeline("p")
+		full = p.MayOpen() != nil || ctx.Err() != nil
+	}
+	err := g.Wait() // those too many are refused
+	if p, _ := first.consensus.State().Pipeline("p"); p.MayOpen() == nil {
+		t.Fatalf("not full: %v", err)
+	}
+	c.add(Role{Name: "sink", Sink: begun{newCollect()}})
+	st := c.until(10*time.Second, "failed", func(st api.Status) bool { return st.Pipelines[0].State == "failed" })
+	if got := st.Pipelines[0].Reason; !strings.HasPrefix(got, "role sink: the sinks of pipeline p have opened 4096 files") || strings.Contains(got, "\n") {
+		t.Errorf("reason %q", got)
 	}
 }
 

@@ -146,10 +146,10 @@ func (rr *roleRun) begin() error {
 		return nil
 	}
 	fresh, err := rr.fresh(s.Path())
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.Begin(rr.ctx, fresh)
 	}
-	if err = s.Begin(rr.ctx, fresh); err != nil {
+	if err != nil {
 		rr.failed(rr.ctx, err)
 		<-rr.ctx.Done()
 	}
@@ -159,6 +159,10 @@ func (rr *roleRun) begin() error {
 // fresh reports whether no sink of the pipeline has emptied the file yet, in the life of this log,
 // and has the log say that this one does. One that is killed before it does finds the file as it
 // was: what others left in it stays, what it holds of this run is never lost.
+//
+// A file is known by role and path: a node that is another after a restart, without a data dir,
+// finds its own again. So one path on two machines counts as one file, and only the sink that is
+// first empties its own: where machines do not share a disk, the path has {node} in it.
 func (rr *roleRun) fresh(path string) (bool, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -166,13 +170,16 @@ func (rr *roleRun) fresh(path string) (bool, error) {
 	}
 	ours := consensus.Opening{File: xxh3.HashString(rr.key.role + " " + path), By: newGeneration()}
 	var by uint64
+	var refused error
 	err = rr.n.insist(rr.ctx, consensus.Open(rr.key.pipeline, ours), func(s *consensus.State) bool {
 		p, _ := s.Pipeline(rr.key.pipeline)
 		var opened bool
-		by, opened = p.OpenedBy(ours.File)
-		return opened
+		if by, opened = p.OpenedBy(ours.File); !opened {
+			refused = p.MayOpen()
+		}
+		return opened || refused != nil
 	})
-	return by == ours.By, err
+	return by == ours.By, errors.Join(err, refused)
 }
 
 // serve handles records until the role's context ends.
