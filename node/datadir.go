@@ -143,6 +143,8 @@ func (d *dataDir) begin(cfg Config, cluster string) error {
 	case known:
 		err = d.belongs(cfg.ID, cluster)
 		d.Boot++
+	case d.has("log"):
+		err = &DirError{d.path, fmt.Errorf("node.json, which says whose log this is, is missing: put it back, or %s", d.remedy()), 74}
 	default:
 		err = d.become(cfg, cluster)
 	}
@@ -183,6 +185,11 @@ func (d *dataDir) close() error {
 		err = errors.Join(err, d.lock.Close())
 	}
 	return err
+}
+
+func (d *dataDir) has(name string) bool {
+	_, err := os.Lstat(d.file(name))
+	return err == nil
 }
 
 func (d *dataDir) file(name string) string { return filepath.Join(d.path, name) }

@@ -125,6 +125,11 @@ func TestDataDirRefused(t *testing.T) {
 		{"an empty identity", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/node.json", func(b []byte) []byte { return nil })
 		}, 74, "data dir DIR: node.json is damaged: remove DIR, and the node starts anew under another name"},
+		{"no identity", func(t *testing.T, dir string, _ *Config) {
+			if err := os.Remove(dir + "/node.json"); err != nil {
+				t.Fatal(err)
+			}
+		}, 74, "data dir DIR: node.json, which says whose log this is, is missing: put it back, or remove DIR, and the node starts anew under another name"},
 		{"a torn log", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/log", func(b []byte) []byte { return b[:5000] })
 		}, 74, "data dir DIR: log store DIR/log: the file is damaged: it has 5000 of 20480 bytes: remove DIR, and the node starts anew under another name"},
