@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -101,6 +102,21 @@ func TestFounderKilledAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One that was killed between the two writes that make its cluster makes it when it starts again.
+func TestFounderKilledHalfWay(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		net.onDisk(1)
+		s := openTest(t, net.stores[testNode(1).ID])
+		if err := errors.Join(s.setServer("n1/abc"), s.SetUint64(keyTerm, 1), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		m := awaitLeader(t, 2*time.Second, net.start(1))
+		if id, err := m.store.server(); id != "n1/abc" || err != nil {
+			t.Errorf("it votes as %s, %v", id, err)
+		}
+	})
 }
 
 // One that lost its vote while it was away gives it up, and may get another.

@@ -34,6 +34,7 @@ var (
 	keySnapshot     = []byte("snapshot")
 	keySnapshotMeta = []byte("snapshot meta")
 	keySum          = []byte("sum")
+	keyTerm         = []byte("CurrentTerm") // of bucketStable, as raft names it (raft.go)
 )
 
 // errNotFound is worded as raft looks for it (api.go, HasExistingState).
@@ -259,6 +260,22 @@ func (s *Store) server() (raft.ServerID, error) {
 
 func (s *Store) setServer(id raft.ServerID) error {
 	return s.update("write the server id", func(tx *bbolt.Tx) error { return put(tx, bucketNode, keyServer, []byte(id)) })
+}
+
+// undoHalf takes back the first of the two writes that make a cluster (raft, BootstrapCluster), where
+// a kill came between them: only there is the term 1 and the log empty.
+func (s *Store) undoHalf() error {
+	if s == nil {
+		return nil
+	}
+	term, err := s.GetUint64(keyTerm)
+	if err != nil || term != 1 {
+		return err
+	}
+	if last, err := s.LastIndex(); err != nil || last > 0 {
+		return err
+	}
+	return s.SetUint64(keyTerm, 0)
 }
 
 // state is the newest State that was kept; an empty one if none was, or without a store.

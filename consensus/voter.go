@@ -45,6 +45,11 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if alone {
+		if err := c.store.undoHalf(); err != nil {
+			return nil, err
+		}
+	}
 	old, err := raft.HasExistingState(k.logs, k.stable, k.snaps)
 	if err != nil {
 		return nil, fmt.Errorf("start raft as %s: %w", k.id, err)
