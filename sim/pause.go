@@ -49,11 +49,8 @@ func (d *director) want(role string, paused bool) {
 	if role != "" {
 		w.what += "/" + role
 	}
-	if d.wishes == nil {
-		d.wishes = make(map[string]*wish)
-	}
 	d.wishes[role] = w
-	d.plan(d.net.now(), func() error { d.pursue(w, paused); return nil })
+	d.pursue(w, paused)
 }
 
 // pursue looks for an answer and asks again where there is none that will do. asked is what the

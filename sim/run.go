@@ -122,7 +122,7 @@ func (r *run) run() error {
 		defer os.RemoveAll(dir) // all nodes have ended
 		c.disks = dir
 	}
-	d := &director{s: s, c: c, net: net, timeline: &r.result.Timeline}
+	d := &director{s: s, c: c, net: net, wishes: make(map[string]*wish), timeline: &r.result.Timeline}
 	var carrier sync.WaitGroup
 	carrier.Go(func() { _ = net.run(ctx) }) // ended by cancel
 	d.prepare()
