@@ -81,7 +81,6 @@ func openDataDir(cfg Config) (*dataDir, error) {
 	}
 	d := &dataDir{path: cfg.DataDir, noSync: cfg.Hooks.noSync()}
 	if d.path == "" {
-		cfg.Log.Info("nothing is kept for a restart: there is no --data-dir")
 		return d, d.become(cfg, cluster)
 	}
 	if err := d.take(); err != nil {

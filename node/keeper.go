@@ -109,8 +109,8 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 		}
 	}
 	for _, l := range open {
-		if l.From == k.n.self.ID {
-			k.openLink(l)
+		if l.From == k.n.self.ID && !k.openLink(l) { // its role may run at a later State: a Diff has to open it then
+			k.layout.Links = slices.DeleteFunc(slices.Clone(k.layout.Links), func(m topology.Link) bool { return m == l })
 		}
 	}
 	k.beat(ctx, layout)

@@ -28,11 +28,11 @@ type linkRun struct {
 	ended chan struct{}
 }
 
-func (k *keeper) openLink(l topology.Link) {
+// openLink reports whether the link can be opened: the role that it starts at runs here.
+func (k *keeper) openLink(l topology.Link) bool {
 	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
 	if rr == nil || rr.outlet == nil {
-		k.n.log.Error("a link starts at a role that does not run here", "pipeline", l.Pipeline, "link", l.Edge, "peer", l.To)
-		return
+		return false // start has said why
 	}
 	before := k.links[l]
 	lr := &linkRun{drain: make(chan struct{}), ended: make(chan struct{})}
@@ -46,6 +46,7 @@ func (k *keeper) openLink(l topology.Link) {
 		}
 		k.runLink(rr, l, lr, generation)
 	})
+	return true
 }
 
 // runLink opens the link, again whenever it breaks.

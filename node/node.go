@@ -241,6 +241,9 @@ var ErrKilled = errors.New("the node is killed")
 // error.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.dir.close()) }()
+	if n.cfg.DataDir == "" {
+		n.log.Info("nothing is kept for a restart: there is no --data-dir")
+	}
 	listeners, err := n.listenAPI()
 	if err != nil {
 		return errors.Join(err, n.conn.Close())

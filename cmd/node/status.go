@@ -20,8 +20,8 @@ import (
 
 // statusHelp is the columns of a status.
 const statusHelp = `
-  LINES, RECORDS IN   read by the taps so far; a record is a line or a block of lines
-  LINES, RECORDS OUT  written by the sinks so far
+  LINES, RECORDS IN   read by the taps since their nodes started; a record is a line or a block of lines
+  LINES, RECORDS OUT  written by the sinks since their nodes started
   TWICE               records that a sink was given a second time, after a fault
   LINKS               pairs of nodes that the edge connects
   RECORDS, AGAIN      handed to the edge; of these sent once more, to another node
@@ -203,6 +203,9 @@ func writePipelines(b *strings.Builder, ps []api.Pipeline) {
 	for _, p := range ps {
 		if p.Reason != "" {
 			fmt.Fprintf(b, "%s %s: %s\n", p.Name, p.State, p.Reason)
+		}
+		if p.State == "failed" {
+			fmt.Fprintf(b, "%s: when that is mended, weir apply FILE starts it again; its taps read from the start\n", p.Name)
 		}
 		if len(p.Ending) > 0 {
 			fmt.Fprintf(b, "%s: ending, with what is in flight there: %s\n", p.Name, strings.Join(p.Ending, ", "))
