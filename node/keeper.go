@@ -101,8 +101,13 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	}
 	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
 	open, drain := topology.Diff(k.layout, layout)
-	k.layout = layout
 	k.n.cfg.Hooks.layout(s.Epoch, layout)
+	if k.n.draining.Load() { // who left the roster may be draining too: what came from there goes back there
+		layout.Links = slices.Concat(layout.Links, drain)
+		slices.SortFunc(layout.Links, topology.Link.Compare)
+		drain = nil
+	}
+	k.layout = layout
 	for _, l := range drain {
 		if lr := k.links[l]; lr != nil {
 			close(lr.drain) // it stays in links: should it come back, its successor waits for its end
