@@ -166,11 +166,9 @@ func (o *orchestrator) probe(ctx context.Context, lost []topology.NodeID, now ti
 	defer cancel()
 	var group sync.WaitGroup
 	var mu sync.Mutex
+	lost = slices.DeleteFunc(slices.Clone(lost), func(id topology.NodeID) bool { return now.Sub(o.answered[id]) < probeAgain })
 	for _, id := range lost {
-		if now.Sub(o.answered[id]) < probeAgain {
-			continue
-		}
-		group.Go(func() {
+		group.Go(func() { // ended by probeWait
 			err := o.ledger.Probe(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
