@@ -239,7 +239,7 @@ func TestStorePoisoned(t *testing.T) {
 		}
 	}
 	if len(files) != 1 {
-		t.Skipf("the database has %d descriptors", len(files))
+		t.Fatalf("the database has %d descriptors, want 1", len(files))
 	}
 	fd := int(files[0].Fd())
 	saved, err := syscall.Dup(fd)
@@ -248,7 +248,7 @@ func TestStorePoisoned(t *testing.T) {
 	}
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err) // every Linux has it
 	}
 	defer full.Close()
 	if err := syscall.Dup3(int(full.Fd()), fd, 0); err != nil {

@@ -330,3 +330,19 @@ func TestVotersThatAreNotBackYetKeepTheirPlace(t *testing.T) {
 		b.expect(t, "add [b]", "remove y", "dead [y]")
 	})
 }
+
+// Of many that are lost the first answers before the last is asked: with -race, this is a test of
+// who may look at the answers meanwhile.
+func TestProbeMany(t *testing.T) {
+	b := &bench{answers: make(map[topology.NodeID]bool)}
+	o := &orchestrator{ledger: b, answered: make(map[topology.NodeID]time.Time)}
+	var lost []topology.NodeID
+	for i := range 100 {
+		id := topology.NodeID(fmt.Sprintf("n%02d", i))
+		lost = append(lost, id)
+		b.answers[id] = true
+	}
+	if dead := o.probe(t.Context(), lost, time.Now()); len(dead) > 0 || len(o.answered) != len(lost) {
+		t.Errorf("dead %v, %d of %d answered", dead, len(o.answered), len(lost))
+	}
+}

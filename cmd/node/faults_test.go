@@ -74,7 +74,7 @@ func (r *running) until(what string, limit time.Duration, f func(api.Status) boo
 		if time.Now().After(deadline) {
 			r.t.Fatalf("not within %v: %s: %v\n%s", limit, what, err, &r.stderr)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // between two questions; the deadline is above
 	}
 }
 
@@ -238,7 +238,7 @@ func figureOutage(t *testing.T) string {
 	free, _ := upWhile(t, "pipeline: free\ngraph: in -> work -> out\nroles:\n  in: {tap: {generate: {records: 60000, size: 100}}, records: line}\n  work: {exec: [cat], nodes: 4}\n  out: {sink: {file: out.txt}}\n")
 	st := free.until("records at the sink", 20*time.Second, allServed)
 	before, at := st.Pipelines[0].RecordsOut, time.Now()
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // the rate is measured over it
 	st = free.until("status", 5*time.Second, allServed)
 	full := float64(st.Pipelines[0].RecordsOut-before) / time.Since(at).Seconds()
 	_ = free.cmd.Process.Signal(syscall.SIGINT)
@@ -254,8 +254,10 @@ func figureOutage(t *testing.T) string {
 		}
 		return info.Size()
 	}
-	for size() == 0 {
-		time.Sleep(10 * time.Millisecond)
+	for deadline := time.Now().Add(20 * time.Second); size() == 0; time.Sleep(10 * time.Millisecond) { // between two looks
+		if time.Now().After(deadline) {
+			t.Fatal("no line at the sink within 20 s")
+		}
 	}
 	const buckets = 20 // 5 s: the outage is in the middle
 	least, last := int64(1<<62), size()
@@ -321,7 +323,7 @@ func figureStalledSink(t *testing.T) string {
 			t.Errorf("the tap reads on: %d records, then %d", read, st.Pipelines[0].RecordsIn)
 			break
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // between two looks at a sink that stands for a minute
 	}
 	got := make(chan int, 1)
 	go func() { // ended by the last line

@@ -175,7 +175,7 @@ func TestFleetInterrupted(t *testing.T) {
 			f, stderr := newFakeFleet(t, upConfig{}, fakes{Nodes: map[string]string{"in-1": tt.tap}})
 			signals := make(chan os.Signal)
 			go func() { // ends when run has taken them; run ends only then
-				waitForFile(filepath.Join(fakesDir(t), "out-1")) // the last to start
+				waitForFile(t, filepath.Join(fakesDir(t), "out-1")) // the last to start
 				for range tt.signals {
 					signals <- syscall.SIGINT
 				}
@@ -204,12 +204,16 @@ func fakesDir(t *testing.T) string {
 }
 
 // waitForFile returns when the file is there.
-func waitForFile(path string) {
-	for {
+func waitForFile(t *testing.T, path string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks
 		if _, err := os.Stat(path); err == nil {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
+		if time.Now().After(deadline) {
+			t.Errorf("%s is not there within 20 s", path) // also from a goroutine of a test's own
+			return
+		}
 	}
 }
 
@@ -225,7 +229,7 @@ func TestFleetDiesWithItsParent(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitForFile(filepath.Join(fakesDir(t), "voter-1"))
+	waitForFile(t, filepath.Join(fakesDir(t), "voter-1"))
 	if n := len(marked(m)); n != 6 {
 		t.Errorf("%d processes, want the parent and 5 nodes: %q", n, marked(m))
 	}

@@ -70,7 +70,7 @@ func awaitNone(mark string, within time.Duration) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("still running after %s: %s", within, strings.Join(found, ", "))
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // between two looks
 	}
 }
 

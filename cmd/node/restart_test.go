@@ -134,7 +134,7 @@ func (h *hand) place(name string) *started {
 func (h *hand) until(what string, limit time.Duration, ok func(api.Status) bool) api.Status {
 	h.t.Helper()
 	var last api.Status
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // between two rounds
 		for _, n := range h.nodes {
 			if n.cmd == nil {
 				continue
@@ -168,7 +168,7 @@ func (h *hand) flowing(limit time.Duration) {
 		return info.Size()
 	}
 	before := size()
-	for deadline := time.Now().Add(limit); size() <= before; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); size() <= before; time.Sleep(5 * time.Millisecond) { // between two looks
 		if time.Now().After(deadline) {
 			h.until("lines at the sink", 0, func(api.Status) bool { return false })
 		}

@@ -47,7 +47,7 @@ func startUp(t *testing.T, args ...string) (cmd *exec.Cmd, m string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitForFile(filepath.Join(filepath.Dir(path), "started"))
+	waitForFile(t, filepath.Join(filepath.Dir(path), "started"))
 	return cmd, m
 }
 
@@ -129,7 +129,7 @@ roles:
 	if _, err := fmt.Fprint(stdin, "a\nb\n"); err != nil {
 		t.Fatal(err)
 	}
-	waitForFile(filepath.Join(dir, "started"))
+	waitForFile(t, filepath.Join(dir, "started"))
 	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

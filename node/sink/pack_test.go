@@ -221,7 +221,7 @@ func TestPackedBeginCancelled(t *testing.T) {
 func TestPackedForeign(t *testing.T) {
 	for _, p := range packings {
 		if _, err := exec.LookPath(p.unpack); err != nil {
-			t.Skip(err)
+			t.Skipf("%s is not here to pack a file: %v", p.unpack, err)
 		}
 		path := filepath.Join(t.TempDir(), "out"+p.ext)
 		long := strings.Repeat("a line of another program\n", 40_000)

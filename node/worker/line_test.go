@@ -77,7 +77,7 @@ func need(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skip(err)
+			t.Skipf("%s is not here: %v", name, err)
 		}
 	}
 }
@@ -418,7 +418,7 @@ func TestLineNothingStaysOpen(t *testing.T) {
 	open := func() int {
 		files, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
-			t.Skip(err)
+			t.Skipf("only Linux tells what is open: %v", err)
 		}
 		return len(files)
 	}
