@@ -31,7 +31,7 @@ const (
 //
 //	lock       locked by the process that runs there, and holds its number
 //	node.json  who the node is, written at each start before the socket opens
-//	log        what it must not forget of the log (consensus.Store)
+//	log        what it must not forget of the log (consensus.Store), there from its first start on
 type dataDir struct {
 	path   string
 	noSync bool
@@ -141,23 +141,29 @@ func (d *dataDir) begin(cfg Config, cluster string) error {
 		return err
 	case known:
 		err = d.belongs(cfg.ID, cluster)
-		d.Boot++
 	case d.has("log"):
 		err = &DirError{d.path, fmt.Errorf("node.json, which says whose log this is, is missing: put it back, or %s", d.remedy()), 74}
 	default:
-		err = d.become(cfg, cluster)
+		if err = d.become(cfg, cluster); err == nil {
+			d.Boot = 0 // it has not started yet: there may be no log
+			err = d.write()
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if err := d.write(); err != nil {
-		return d.disk("write it", err)
+	if d.Boot > 0 && !d.has("log") {
+		return &DirError{d.path, fmt.Errorf("log, which the node must not forget, is missing: put it back, or %s", d.remedy()), 74}
 	}
 	d.store, err = consensus.OpenStore(consensus.StoreConfig{Path: d.file("log"), NoSync: d.noSync, Broken: cfg.Broken})
 	if errors.Is(err, consensus.ErrDamaged) {
 		return &DirError{d.path, fmt.Errorf("%w: %s", err, d.remedy()), 74}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	d.Boot++
+	return d.write()
 }
 
 // belongs refuses the directory of another node or another cluster.
@@ -237,6 +243,13 @@ func (d *dataDir) read() (known bool, err error) {
 
 // write replaces node.json; the old one stays until the new one is on the disk.
 func (d *dataDir) write() error {
+	if err := d.replace(); err != nil {
+		return d.disk("write it", err)
+	}
+	return nil
+}
+
+func (d *dataDir) replace() error {
 	b, err := json.Marshal(d.identity)
 	if err != nil {
 		return err

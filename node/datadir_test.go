@@ -130,6 +130,11 @@ func TestDataDirRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 74, "data dir DIR: node.json, which says whose log this is, is missing: put it back, or remove DIR, and the node starts anew under another name"},
+		{"no log", func(t *testing.T, dir string, _ *Config) {
+			if err := os.Remove(dir + "/log"); err != nil {
+				t.Fatal(err)
+			}
+		}, 74, "data dir DIR: log, which the node must not forget, is missing: put it back, or remove DIR, and the node starts anew under another name"},
 		{"a torn log", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/log", func(b []byte) []byte { return b[:5000] })
 		}, 74, "data dir DIR: log store DIR/log: the file is damaged: it has 5000 of 20480 bytes: remove DIR, and the node starts anew under another name"},
@@ -166,7 +171,7 @@ func mount(t *testing.T, flags uintptr, options string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", flags, options); err != nil {
-		t.Skipf("mount: %v", err)
+		t.Skipf("only root may mount: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
@@ -186,7 +191,7 @@ func TestDataDirInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := holder.Start(); err != nil {
-		t.Skip(err)
+		t.Skipf("flock(1) is not here to hold the lock: %v", err)
 	}
 	defer func() {
 		_ = holder.Process.Kill()

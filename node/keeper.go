@@ -35,12 +35,12 @@ type keeper struct {
 	mu      sync.Mutex
 	roles   map[roleKey]*roleRun // those that ended too, to be counted
 	changed chan struct{}        // closed and replaced when roles changes
+	idle    map[roleKey]string   // why a role that this node serves does not run here
 
 	// only the run loop uses these
 	layout topology.Layout
 	links  map[topology.Link]*linkRun
 	beats  map[topology.NodeID]context.CancelFunc
-	idle   map[roleKey]string // why a role does not run here, as it was logged
 	group  sync.WaitGroup
 	nextID uint64 // of link generations
 }
@@ -137,21 +137,26 @@ func (k *keeper) start(ctx context.Context, p consensus.Pipeline, r topology.Rol
 	}
 	cfg := k.n.cfg.Roles[i]
 	if err := k.fits(key, r, cfg); err != nil {
-		if k.idle[key] != err.Error() { // once, not at each change of the State
-			k.idle[key] = err.Error()
+		k.mu.Lock()
+		said := k.idle[key]
+		k.idle[key] = err.Error()
+		k.mu.Unlock()
+		if said != err.Error() { // once, not at each change of the State
 			k.n.log.Error("role does not run", "pipeline", p.Name, "role", r.Name, "err", err)
 		}
 		return
 	}
-	delete(k.idle, key)
-	rr := newRoleRun(ctx, k.n, p, r, cfg)
+	rr, all := newRoleRun(ctx, k.n, p, r, cfg), k.all()
 	k.group.Go(func() { // ended by ctx, a failure of the pipeline, or a version without the role
-		if before != nil {
-			<-before.ended // its tap or sink are ours from then on
+		for _, other := range all {
+			if other.key == key || cfg.Handler == nil && other.cfg.Name == cfg.Name {
+				<-other.ended // its tap or sink are ours from then on
+			}
 		}
 		rr.run()
 	})
 	k.mu.Lock()
+	delete(k.idle, key)
 	k.roles[key] = rr
 	close(k.changed)
 	k.changed = make(chan struct{})
@@ -174,6 +179,17 @@ func (k *keeper) fits(key roleKey, r topology.Role, cfg Role) error {
 		}
 	}
 	return nil
+}
+
+// idles returns why roles that this node serves do not run here, by "pipeline/role".
+func (k *keeper) idles() map[string]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	why := make(map[string]string, len(k.idle))
+	for key, text := range k.idle {
+		why[key.pipeline+"/"+key.role] = text
+	}
+	return why
 }
 
 // stop ends the roles of a pipeline.

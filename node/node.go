@@ -6,9 +6,10 @@
 //	                                                        └──> links.go: who connects to whom
 //
 // Goroutines: Run owns one for each of mux, gossip, consensus, orchestrator, the keeper that
-// follows the State (keeper.go), the API's listeners, and the one that says what a node waits for
-// until it has joined (join.go). The keeper owns one for each inlet
-// and source of each role, each link that starts here, and each peer with links (heartbeats).
+// follows the State (keeper.go) and the API's listeners; one that says what the node waits for until
+// it has joined (join.go), and one that looks for another node of its name (twin.go). The keeper
+// owns one for each inlet and source of each role, each link that starts here, and each peer with
+// links (heartbeats).
 package node
 
 import (

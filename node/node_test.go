@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -329,6 +330,42 @@ func TestFailureStopsTheRun(t *testing.T) {
 	if p := st.Pipelines[0]; p.Reason != want {
 		t.Errorf("reason %q, want %q", p.Reason, want)
 	}
+}
+
+// A tap or sink that is at work for one pipeline is not for another, which says so and starts when
+// it may: with its links, which could not be opened before.
+func TestBusyRoles(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "tap -> map -> sink", mapKinds)
+	first, _ := c.add(Role{Name: "tap", Tap: numbered{1 << 30}})
+	c.add(Role{Name: "map", Handler: work(time.Millisecond, new(atomic.Int64))})
+	c.add(Role{Name: "sink", Sink: newCollect()})
+	q := c.graph
+	q.Name, q.Roles = "q", slices.SortedFunc(slices.Values(q.Roles), func(a, b topology.Role) int { return strings.Compare(a.Name, b.Name) })
+	second := func(st api.Status) api.Pipeline {
+		if len(st.Pipelines) < 2 {
+			return api.Pipeline{}
+		}
+		return st.Pipelines[1]
+	}
+	c.until(20*time.Second, "running", func(st api.Status) bool { return len(st.Pipelines) == 1 && st.Pipelines[0].RecordsOut > 0 })
+	if _, err := first.Apply(c.ctx, api.Revision{Pipeline: q}); err != nil {
+		t.Fatal(err)
+	}
+	st := c.until(10*time.Second, "waiting", func(st api.Status) bool {
+		return second(st).State == "waiting" && strings.Count(second(st).Reason, "role ") == 2
+	})
+	want := "role sink does not run on " + string(c.nodes[2].ID()) + ": it is at work for pipeline p; role tap does not run on " +
+		string(first.ID()) + ": it is at work for pipeline p"
+	if got := second(st).Reason; got != want {
+		t.Errorf("reason %q, want %q", got, want)
+	}
+	if err := first.consensus.Propose(c.ctx, consensus.Fail("p", "enough", 1)); err != nil {
+		t.Fatal(err)
+	}
+	c.until(10*time.Second, "the second running", func(st api.Status) bool {
+		return second(st).State == "running" && second(st).RecordsOut > 100
+	})
 }
 
 // begun is a Sink of a file.

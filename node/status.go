@@ -41,6 +41,7 @@ type report struct {
 	Epoch    uint64            `json:"epoch"`              // of the State that it has followed
 	Draining bool              `json:"draining,omitempty"` // it will leave
 	Programs map[string]string `json:"programs,omitempty"` // what its roles run, a hash; by name as the node has it
+	Idle     map[string]string `json:"idle,omitempty"`     // why a pipeline/role that it serves does not run there
 }
 
 type roleReport struct {
@@ -65,7 +66,7 @@ type edgeReport struct {
 func (n *Node) report() report {
 	r := report{
 		ID: n.self.ID, PID: hostPID, RSS: rss(), Held: n.budget.Held(), Memory: n.budget.Max(),
-		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string),
+		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string), Idle: n.keeper.idles(),
 	}
 	for _, role := range n.cfg.Roles {
 		if role.Program != 0 {
@@ -322,7 +323,7 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 			}
 		}
 	}
-	switch lacking := unserved(s, p.Pipeline); {
+	switch lacking, idle := unserved(s, p.Pipeline), idlers(p, all); {
 	case p.Failed != nil:
 		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
 	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline):
@@ -333,8 +334,29 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 	case len(lacking) > 0:
 		out.State = "waiting"
 		out.Reason = "no node serves " + strings.Join(lacking, ", ")
+	case len(idle) > 0:
+		out.State = "waiting"
+		out.Reason = strings.Join(idle, "; ")
 	}
 	return out
+}
+
+// idlers lists the roles of a pipeline that nodes serve and none runs, with what each node says.
+func idlers(p consensus.Pipeline, all map[topology.NodeID]report) (why []string) {
+	for _, role := range p.Roles {
+		runs := false
+		var here []string
+		for _, id := range slices.Sorted(maps.Keys(all)) {
+			runs = runs || slices.ContainsFunc(all[id].Roles, func(r roleReport) bool { return r.Pipeline == p.Name && r.Role == role.Name })
+			if text, idle := all[id].Idle[p.Name+"/"+role.Name]; idle {
+				here = append(here, fmt.Sprintf("role %s does not run on %s: %s", role.Name, id, text))
+			}
+		}
+		if !runs {
+			why = append(why, here...)
+		}
+	}
+	return why
 }
 
 // paused lists what was paused, as resume takes it.
