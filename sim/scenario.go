@@ -381,9 +381,6 @@ func (s *Scenario) allNames() (names []string) {
 	return append(names, s.nodeNames(bareName)...)
 }
 
-// Nodes is how many nodes it starts with.
-func (s *Scenario) Nodes() int { return len(s.allNames()) }
-
 func number(word string, least, most int) (int, error) {
 	n, err := strconv.Atoi(word)
 	if err != nil || n < least || n > most {

@@ -259,8 +259,8 @@ func FuzzScenario(f *testing.F) {
 			}
 			return
 		}
-		if s.Nodes() == 0 || s.Nodes() > 2*nodesMax || len(s.steps) > stepsMax {
-			t.Errorf("%d nodes, %d steps", s.Nodes(), len(s.steps))
+		if n := len(s.allNames()); n == 0 || n > 2*nodesMax || len(s.steps) > stepsMax {
+			t.Errorf("%d nodes, %d steps", n, len(s.steps))
 		}
 		for _, st := range s.steps {
 			if st.at < 0 || st.at >= s.Length {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,8 +56,7 @@ func startBench(cfg benchConfig, stderr io.Writer) (team benchTeam, hello benchA
 	if err != nil {
 		return nil, hello, fmt.Errorf("find the program to run nodes with: %w", err)
 	}
-	seat := benchSeat{Hops: cfg.Hops, Size: int(cfg.Size), Secret: make([]byte, secretBytes)}
-	rand.Read(seat.Secret) // never fails (crypto/rand)
+	seat := benchSeat{Hops: cfg.Hops, Size: int(cfg.Size), Secret: newSecret()}
 	for ; seat.Index <= cfg.Hops; seat.Index++ {
 		m, err := startMate(exe, seat, stderr)
 		if err != nil {

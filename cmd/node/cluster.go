@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -48,7 +47,7 @@ them, and then join. A node that was started without --join has made a cluster a
 has one that belongs to it: init is refused there.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.Flags().StringVar(&addr, "addr", "", "ask the node at `ADDR`, unix:PATH (default the only socket of yours)")
+	cmd.Flags().StringVar(&addr, "addr", "", "ask the node at `ADDR`: unix:PATH (default the only socket of yours)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the cluster as JSON")
 	cmd.RunE = verb(func(cmd *cobra.Command, _ []string) error {
 		if addr == "" {
@@ -58,13 +57,11 @@ has one that belongs to it: init is refused there.`,
 			}
 		}
 		var made api.Cluster
-		if err := api.Do(cmd.Context(), addr, "cluster/init", struct{}{}, &made); err != nil {
+		if err := call(cmd.Context(), addr, "cluster/init", struct{}{}, &made); err != nil {
 			return err
 		}
 		if asJSON {
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(made)
+			return writeJSON(cmd.OutOrStdout(), made, true)
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "node %s made cluster %s, log %s: the nodes that wait for it join now\n",
 			made.Node, made.Cluster, made.Log)

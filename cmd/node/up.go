@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -75,13 +74,11 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find the program to run nodes with: %w", err)
 	}
-	secret := make([]byte, secretBytes)
-	rand.Read(secret) // never fails (crypto/rand)
 	fl := &fleet{
 		cfg:    cfg,
 		spec:   f,
 		exe:    exe,
-		env:    append(withoutFlags(os.Environ(), newStart().Flags()), secretEnv+"="+hex.EncodeToString(secret)),
+		env:    append(withoutFlags(os.Environ(), newStart().Flags()), secretEnv+"="+hex.EncodeToString(newSecret())),
 		socket: filepath.Join(api.Dir(), fmt.Sprintf("%s-%d.sock", f.Pipeline.Name, os.Getpid())),
 		stdin:  os.Stdin,
 		stdout: stdout,

@@ -142,8 +142,8 @@ func (s *file) Path() string { return s.path }
 // Begin readies the file for a run of its pipeline: a fresh one replaces what is there, as `>`
 // does; one that goes on, after a restart of its node, writes behind it. A last line, or part of a
 // packed file, that is not all there is cut off then: its Write was not acked and comes again.
-// Begin opens the file again where it was closed, or is no more the one of that name. Write does as Begin of a fresh run where nobody
-// called it.
+// Begin opens the file again where it was closed, or is no more the one of that name. Write does as
+// Begin of a fresh run where nobody called it.
 func (s *file) Begin(ctx context.Context, fresh bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

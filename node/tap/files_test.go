@@ -329,14 +329,6 @@ func FuzzParseMark(f *testing.F) {
 	})
 }
 
-func TestLines(t *testing.T) {
-	for in, want := range map[string]int{"": 1, "a": 1, "a\nb": 2, "\n": 2, "a\n\nb": 3} {
-		if got := Lines([]byte(in)); got != want {
-			t.Errorf("%q has %d lines, want %d", in, got, want)
-		}
-	}
-}
-
 func TestPartition(t *testing.T) {
 	for _, tc := range []struct{ node, want string }{{"", "in.txt"}, {"n3", "n3:in.txt"}} {
 		tp, err := File("in.txt", Config{Node: tc.node})

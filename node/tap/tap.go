@@ -77,9 +77,6 @@ func (e *DataError) Error() string {
 // ExitCode is EX_DATAERR of sysexits.h.
 func (e *DataError) ExitCode() int { return 65 }
 
-// Lines is the number of lines in a record of text.
-func Lines(body []byte) int { return bytes.Count(body, newline) + 1 }
-
 var newline = []byte{'\n'}
 
 // place is where in a partition a record ends.
