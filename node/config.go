@@ -13,7 +13,7 @@ import (
 type Role struct {
 	Name     string // "role" wherever a pipeline names it, "pipeline/role" only there
 	Capacity int    // records worked on at once; 0 = 50
-	Program  uint64 // a hash of what it does, by which plan sees whether nodes do the same; 0 = not told
+	Program  string // a hash of what it does, by which plan sees whether nodes do the same; "" = not told
 	Handler  stream.Handler
 	Tap      stream.Tap
 	Sink     stream.Sink

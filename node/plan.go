@@ -14,9 +14,6 @@ import (
 	"weir/topology"
 )
 
-// programName is how a hash of what a role runs is written: JSON's numbers are too short for it.
-func programName(hash uint64) string { return fmt.Sprintf("%016x", hash) }
-
 // Plan says what a revision changes and what nodes do not have that it needs.
 func (n *Node) Plan(ctx context.Context, r api.Revision) (api.Plan, error) {
 	if err := r.Pipeline.Validate(); err != nil {

@@ -69,8 +69,8 @@ func (n *Node) report() report {
 		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string), Idle: n.keeper.idles(),
 	}
 	for _, role := range n.cfg.Roles {
-		if role.Program != 0 {
-			r.Programs[role.Name] = programName(role.Program)
+		if role.Program != "" {
+			r.Programs[role.Name] = role.Program
 		}
 	}
 	for _, rr := range n.keeper.all() {

@@ -88,7 +88,7 @@ func revising(cmd *cobra.Command, ask func(*cobra.Command, string, api.Revision)
 func revision(f *spec.File) api.Revision {
 	r := api.Revision{Pipeline: f.Pipeline, Programs: make(map[string]string)}
 	for name := range f.Roles {
-		r.Programs[name] = fmt.Sprintf("%016x", f.Program(name))
+		r.Programs[name] = f.Program(name)
 	}
 	return r
 }

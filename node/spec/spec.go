@@ -11,6 +11,7 @@
 package spec
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -154,15 +155,15 @@ func (r *Role) setMode() {
 	}
 }
 
-// Program is a hash of what the log does not hold of a role: its program, tap or sink, and how a
-// program is run; 0 where the file has no such role. It is of the file as written, before ${NAME}
+// Program is a hash, 16 hex digits, of what the log does not hold of a role: its program, tap or
+// sink, and how a program is run; "" where the file has no such role. It is of the file as written, before ${NAME}
 // and the file's directory are put in: machines that keep their files in other places run the same.
 // Files that say the same in other words have the same.
-func (f *File) Program(role string) uint64 {
+func (f *File) Program(role string) string {
 	r, ok := f.written[role]
 	if !ok {
 		if r, ok = f.Roles[role]; !ok {
-			return 0
+			return ""
 		}
 	}
 	r.setMode()
@@ -176,7 +177,7 @@ func (f *File) Program(role string) uint64 {
 	}{r.Exec, r.Sh, r.Tap, r.Sink, r.Mode, r.OK})
 	h := fnv.New64a()
 	_, _ = h.Write(text) // it takes all
-	return h.Sum64()
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // records is how the tap cuts unless the file says: blocks where every consumer is a program
