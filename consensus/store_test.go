@@ -219,7 +219,7 @@ func TestStoreHalfMade(t *testing.T) {
 
 // The disk is full: the first write that fails is the last, also when there is room again.
 func TestStorePoisoned(t *testing.T) {
-	var files []*os.File // of the database
+	var held []int // descriptors of the database
 	path := filepath.Join(t.TempDir(), "log")
 	var told []error
 	s, err := OpenStore(StoreConfig{Path: path, Broken: func(err error) { told = append(told, err) }})
@@ -235,13 +235,13 @@ func TestStorePoisoned(t *testing.T) {
 			if _, err := fmt.Sscan(filepath.Base(fd), &n); err != nil {
 				t.Fatal(err)
 			}
-			files = append(files, os.NewFile(uintptr(n), path))
+			held = append(held, n) // no os.File: its finalizer would close it once more
 		}
 	}
-	if len(files) != 1 {
-		t.Fatalf("the database has %d descriptors, want 1", len(files))
+	if len(held) != 1 {
+		t.Fatalf("the database has %d descriptors, want 1", len(held))
 	}
-	fd := int(files[0].Fd())
+	fd := held[0]
 	saved, err := syscall.Dup(fd)
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +258,7 @@ func TestStorePoisoned(t *testing.T) {
 	if !errors.Is(first, syscall.ENOSPC) || !strings.Contains(first.Error(), path) || !strings.Contains(first.Error(), "bytes are free") {
 		t.Errorf("a write to a full disk: %v", first)
 	}
-	if err := syscall.Dup3(saved, fd, 0); err != nil {
+	if err := errors.Join(syscall.Dup3(saved, fd, 0), syscall.Close(saved)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetUint64([]byte("CurrentTerm"), 6); err != first {
