@@ -45,7 +45,7 @@ func flow(t *testing.T, from stream.Tap, to stream.Sink) (records int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := to.Write(ctx, []stream.Record{{Out: o}}, nil); err != nil {
+		if err := to.Write(ctx, []stream.Record{{Out: o}}, stream.Seen{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -142,7 +142,7 @@ func newCollect() *collect { return &collect{bodies: make(map[string]int)} }
 
 func (s *collect) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
-func (s *collect) Write(_ context.Context, rs []stream.Record, _ []byte) error {
+func (s *collect) Write(_ context.Context, rs []stream.Record, _ stream.Seen) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rs {

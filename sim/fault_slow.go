@@ -127,7 +127,7 @@ type pacedSink struct {
 	pace *pace
 }
 
-func (s pacedSink) Write(ctx context.Context, rs []stream.Record, seen []byte) error {
+func (s pacedSink) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) error {
 	if err := s.pace.wait(ctx); err != nil {
 		return err
 	}

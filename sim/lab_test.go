@@ -196,7 +196,7 @@ func (s *arrivals) Close() error {
 	return nil
 }
 
-func (s *arrivals) Write(_ context.Context, rs []stream.Record, _ []byte) error {
+func (s *arrivals) Write(_ context.Context, rs []stream.Record, _ stream.Seen) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rs {

@@ -396,7 +396,7 @@ type loadSink struct {
 
 func (s *loadSink) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
-func (s *loadSink) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
+func (s *loadSink) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
 	if err := sleep(ctx, s.role.Takes); err != nil {
 		return err
 	}

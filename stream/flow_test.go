@@ -133,7 +133,7 @@ func newMemory() *memory { return &memory{bodies: make(map[string]int)} }
 
 func (m *memory) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
-func (m *memory) Write(ctx context.Context, rs []Record, _ []byte) error {
+func (m *memory) Write(ctx context.Context, rs []Record, _ Seen) error {
 	if m.stalled != nil {
 		select {
 		case <-m.stalled:

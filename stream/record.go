@@ -56,7 +56,8 @@ type Mark []byte
 type Tap interface {
 	// Partitions names the parts that are read apart from each other; names are stable.
 	Partitions(context.Context) ([]string, error)
-	// Open starts reading after at; nil is the start.
+	// Open starts reading after at; nil is the start. An error that is ErrReset says that what was
+	// read up to at is not what is there now: it is to be opened from the start, as a new generation.
 	Open(ctx context.Context, partition string, at Mark) (Reader, error)
 }
 
@@ -66,18 +67,66 @@ type Reader interface {
 	// Next returns the next record and the mark after it; the Out is the caller's until the
 	// next call of Next. io.EOF: finished.
 	Next(context.Context) (Out, Mark, error)
-	// Done says that a record, named by its mark, is acked end to end.
+	// Done says that a record, named by its mark, is acked end to end, or is a dead letter.
 	Done(Mark, error)
 	Close() error
 }
 
 // Sink is where records end. Write is called by one goroutine at a time, with records of one
-// source; nil means that the records, and seen with them, survive a power cut.
+// source; nil means that the records, and seen with them, survive a power cut. An error that is a
+// Retry is of the store, not of the records (a full disk, a server that is away): the same Write is
+// tried again until it is taken, and the role takes nothing meanwhile. An error that is a Poison is
+// of a record: which, is found by writing fewer at once.
 type Sink interface {
-	Load(ctx context.Context, source uint64) (seen []byte, err error)
-	Write(ctx context.Context, rs []Record, seen []byte) error
+	// Load returns the Bytes of all that Write was given for the source since the last Whole one,
+	// one after the other; nil: nothing.
+	Load(ctx context.Context, source uint64) ([]byte, error)
+	Write(ctx context.Context, rs []Record, seen Seen) error
 	Close() error
 }
+
+// Seen is what a sink has had of one source, for the next start of the sink: only this package
+// reads it. A store that refuses an ID it has (a unique key) need not keep it.
+type Seen struct {
+	Source uint64
+	Bytes  []byte // lent until Write returns
+	Whole  bool   // Bytes takes the place of all before; else it comes behind that
+}
+
+// Letter is a dead letter: a record that its role cannot handle, and why.
+type Letter struct {
+	Pipeline, Role string // the role that failed
+	Record         Record // lent
+	Reason         string
+	Stderr         string // the end of what the program wrote there
+}
+
+// Retry says that a record is to be tried again after so long, here or elsewhere, and is not to
+// blame (HTTP 429, exit code 75); 0: the backoff of whoever keeps it.
+func Retry(after time.Duration, err error) error { return &retryError{err, after} }
+
+// Poison says that no attempt can help: the record is a dead letter (exit code 65).
+func Poison(err error) error { return &poisonError{err} }
+
+type retryError struct {
+	error
+	after time.Duration
+}
+
+func (e *retryError) Unwrap() error { return e.error }
+
+// ExitCode is EX_TEMPFAIL of sysexits.h.
+func (e *retryError) ExitCode() int { return 75 }
+
+type poisonError struct{ error }
+
+func (e *poisonError) Unwrap() error { return e.error }
+
+// ExitCode is EX_DATAERR of sysexits.h.
+func (e *poisonError) ExitCode() int { return 65 }
+
+// ErrReset is what Tap.Open returns where the place in a partition is not there any more.
+var ErrReset = errors.New("what was read before is not there any more")
 
 // Errors of emitting.
 var (

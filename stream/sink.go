@@ -37,7 +37,7 @@ func NewSinkHandler(s Sink) *SinkHandler {
 
 // Handle writes a batch, which is of one source.
 func (h *SinkHandler) Handle(ctx context.Context, b *Batch) error {
-	if err := h.sink.Write(ctx, b.Records, nil); err != nil {
+	if err := h.sink.Write(ctx, b.Records, Seen{}); err != nil {
 		return err
 	}
 	h.mu.Lock()

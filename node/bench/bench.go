@@ -167,7 +167,7 @@ type Sink struct {
 func (s *Sink) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
 // Write implements stream.Sink.
-func (s *Sink) Write(_ context.Context, rs []stream.Record, _ []byte) error {
+func (s *Sink) Write(_ context.Context, rs []stream.Record, _ stream.Seen) error {
 	if len(rs[0].Key) != 8 { // all of a Run carry their time, or none
 		return nil
 	}

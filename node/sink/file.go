@@ -253,7 +253,7 @@ func wholeLines(f *os.File) (int64, error) {
 const tailBytes = 64 << 10
 
 // Write writes the records behind what is durable and waits for the disk.
-func (s *file) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
+func (s *file) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -55,7 +55,7 @@ func writeRun(t *testing.T, path string, keep, fresh bool, writes ...[]stream.Re
 		t.Fatal(err)
 	}
 	for _, rs := range writes {
-		if err := s.Write(t.Context(), rs, nil); err != nil {
+		if err := s.Write(t.Context(), rs, stream.Seen{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestPackedGoesOnAfterTearing(t *testing.T) {
 				noise[j] = byte('a' + rng.IntN(26))
 			}
 			body := fmt.Sprintf("%d %s %s", i, noise, strings.Repeat("y", 100*i))
-			if err := s.Write(t.Context(), records(body), nil); err != nil {
+			if err := s.Write(t.Context(), records(body), stream.Seen{}); err != nil {
 				t.Fatal(err)
 			}
 			info, err := os.Stat(path)

@@ -56,6 +56,6 @@ func Discard() stream.Sink { return discard{} }
 
 type discard struct{ unseen }
 
-func (discard) Write(context.Context, []stream.Record, []byte) error { return nil }
+func (discard) Write(context.Context, []stream.Record, stream.Seen) error { return nil }
 
 func (discard) Close() error { return nil }

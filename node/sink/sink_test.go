@@ -62,7 +62,7 @@ func TestText(t *testing.T) {
 					t.Errorf("load: %q, %v", seen, err)
 				}
 				for _, rs := range tc.writes {
-					if err := s.Write(t.Context(), rs, nil); err != nil {
+					if err := s.Write(t.Context(), rs, stream.Seen{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -86,7 +86,7 @@ func TestFileIsReplacedWhenItIsFree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Write(t.Context(), records("mine"), nil); err != nil {
+	if err := first.Write(t.Context(), records("mine"), stream.Seen{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenFile(path, false); err == nil || err.Error() != path+" is locked by another run" {
@@ -139,7 +139,7 @@ func TestBeginAfterTheFileWasMoved(t *testing.T) {
 		if err := begin(t, s, fresh); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Write(t.Context(), records("new"), nil); err != nil {
+		if err := s.Write(t.Context(), records("new"), stream.Seen{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Close(); err != nil {
@@ -183,7 +183,7 @@ func TestBegin(t *testing.T) {
 			if err := begin(t, s, tc.fresh); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Write(t.Context(), records("new"), nil); err != nil {
+			if err := s.Write(t.Context(), records("new"), stream.Seen{}); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Close(); err != nil {
@@ -199,7 +199,7 @@ func TestBegin(t *testing.T) {
 			if _, err := OpenFile(path, false); err == nil {
 				t.Error("it is not locked again")
 			}
-			if err := s.Write(t.Context(), records("more"), nil); err != nil {
+			if err := s.Write(t.Context(), records("more"), stream.Seen{}); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Close(); err != nil {
@@ -233,7 +233,7 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Write(t.Context(), records("kept"), nil); err != nil {
+	if err := s.Write(t.Context(), records("kept"), stream.Seen{}); err != nil {
 		t.Fatal(err)
 	}
 	// A limit on the size of files is what this process can have as a full disk.
@@ -244,7 +244,7 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 8 << 10, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	failed := s.Write(t.Context(), records(strings.Repeat("x", 16<<10)), nil)
+	failed := s.Write(t.Context(), records(strings.Repeat("x", 16<<10)), stream.Seen{})
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	if got, _ := os.ReadFile(path); string(got) != "kept\n" {
 		t.Errorf("the file holds %.40q", got)
 	}
-	if err := s.Write(t.Context(), records("again"), nil); err != nil {
+	if err := s.Write(t.Context(), records("again"), stream.Seen{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := os.ReadFile(path); string(got) != "kept\nagain\n" {
@@ -278,7 +278,7 @@ func TestReaderGone(t *testing.T) {
 	for _, w := range []io.Writer{w, theirs} {
 		s := Writer(w, "stdout")
 		for range 2 {
-			err := s.Write(t.Context(), records("a"), nil)
+			err := s.Write(t.Context(), records("a"), stream.Seen{})
 			var gone *ReaderGone
 			if !errors.As(err, &gone) || gone.ExitCode() != 141 || err.Error() != "nobody reads stdout any more" {
 				t.Errorf("%T: error %v", w, err)
@@ -293,7 +293,7 @@ func TestWriterStaysBroken(t *testing.T) {
 	w := &failing{err: errors.New("line down")}
 	s := Writer(w, "the terminal")
 	for range 2 {
-		err := s.Write(t.Context(), records("abc"), nil)
+		err := s.Write(t.Context(), records("abc"), stream.Seen{})
 		if err == nil || err.Error() != "write the terminal: line down" || stream.ExitCode(err) != 74 {
 			t.Errorf("error %v with code %d", err, stream.ExitCode(err))
 		}
@@ -327,7 +327,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
 	for _, s := range []stream.Sink{f, Writer(io.Discard, "x")} {
-		if err := s.Write(ctx, records("a"), nil); !errors.Is(err, why) {
+		if err := s.Write(ctx, records("a"), stream.Seen{}); !errors.Is(err, why) {
 			t.Errorf("%T: error %v, want %v", s, err, why)
 		}
 	}
@@ -338,7 +338,7 @@ func TestDiscard(t *testing.T) {
 	if seen, err := s.Load(t.Context(), 1); seen != nil || err != nil {
 		t.Errorf("load: %q, %v", seen, err)
 	}
-	if err := s.Write(t.Context(), records("a"), nil); err != nil {
+	if err := s.Write(t.Context(), records("a"), stream.Seen{}); err != nil {
 		t.Error(err)
 	}
 	if err := s.Close(); err != nil {
@@ -350,7 +350,7 @@ func TestDiscard(t *testing.T) {
 func TestBufferIsBounded(t *testing.T) {
 	s := &writer{w: io.Discard}
 	for _, n := range []int{1, gatherBytes, 64 << 20, 1} {
-		if err := s.Write(t.Context(), records(string(make([]byte, n))), nil); err != nil {
+		if err := s.Write(t.Context(), records(string(make([]byte, n))), stream.Seen{}); err != nil {
 			t.Fatal(err)
 		}
 		if cap(s.buf) > bufferKeepMax {
@@ -363,7 +363,7 @@ func ExampleWriter() {
 	s := Writer(os.Stdout, "stdout")
 	defer s.Close()
 	rs := []stream.Record{{Out: stream.Out{Body: []byte("a block\nof lines")}}, {Out: stream.Out{Body: []byte("a line")}}}
-	if err := s.Write(context.Background(), rs, nil); err != nil {
+	if err := s.Write(context.Background(), rs, stream.Seen{}); err != nil {
 		fmt.Println(err)
 	}
 	// Output:

@@ -37,7 +37,7 @@ type writer struct {
 	broken error // of the first write that failed: what was taken of it nobody knows
 }
 
-func (s *writer) Write(ctx context.Context, rs []stream.Record, _ []byte) error {
+func (s *writer) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
 	if s.broken != nil {
 		return s.broken
 	}
