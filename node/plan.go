@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"weir/consensus"
 	"weir/node/api"
@@ -67,6 +69,8 @@ func changes(old consensus.Pipeline, p topology.Pipeline) []string {
 			{"records", cmp.Or(was.Records, "default"), cmp.Or(r.Records, "default")},
 			{"send", string(cmp.Or(was.Send, topology.SendCopy)), string(cmp.Or(r.Send, topology.SendCopy))},
 			{"needs", cmp.Or(strings.Join(was.Needs, " "), "nothing"), cmp.Or(strings.Join(r.Needs, " "), "nothing")},
+			{"shared", strconv.FormatBool(was.Shared), strconv.FormatBool(r.Shared)},
+			{"takeover", takeover(was.Takeover), takeover(r.Takeover)},
 		} {
 			if field.from != field.to {
 				add("~ role %s: %s %s -> %s", r.Name, field.name, field.from, field.to)
@@ -95,6 +99,17 @@ func changes(old consensus.Pipeline, p topology.Pipeline) []string {
 		add("~ it failed, and starts again: %s", old.Failed.Reason)
 	}
 	return list
+}
+
+// takeover is how a file says it.
+func takeover(t time.Duration) string {
+	switch t {
+	case 0:
+		return "default"
+	case topology.TakeoverNever:
+		return "never"
+	}
+	return t.String()
 }
 
 // lacks lists what nodes do not have that the revision needs.

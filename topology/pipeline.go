@@ -114,6 +114,9 @@ func (p Pipeline) checkRoles(ps *Problems) {
 		default:
 			ps.add(r.Name, "role %s cuts records by %q: it can be line, block or file", r.Name, r.Records)
 		}
+		if r.Kind != KindTap && (r.Shared || r.Takeover != 0 || r.Put) {
+			ps.add(r.Name, "role %s is no tap: it cannot be shared, taken over or put to", r.Name)
+		}
 		if len(r.Needs) > TagsMax {
 			ps.add(r.Name, "role %s needs %d tags, at most %d are allowed", r.Name, len(r.Needs), TagsMax)
 		}

@@ -7,7 +7,10 @@
 //	Graph + roster ── ComputeFor ──> Layout ── Diff ──> links to open, links to drain
 package topology
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // NodeID names a node for as long as its data dir lives, or for one run without one.
 type NodeID string
@@ -78,7 +81,20 @@ type Role struct {
 
 	// Needs are the tags that a node must have to serve the role.
 	Needs []string `json:"needs,omitempty"`
+
+	// Shared says that all nodes of a tap's role see the same partitions; else each has its own.
+	Shared bool `json:"shared,omitempty"`
+
+	// Takeover is how long the others wait for the node that reads a partition of a shared tap before
+	// one of them reads on; 0 = 10 s, TakeoverNever = for ever.
+	Takeover time.Duration `json:"takeover,omitempty"`
+
+	// Put says that a tap's records are brought by `weir put`: no node serves the role.
+	Put bool `json:"put,omitempty"`
 }
+
+// TakeoverNever has a partition wait for its node.
+const TakeoverNever time.Duration = -1
 
 // Lacks returns the first tag that the role needs and n does not have; "" = it has all.
 func (r Role) Lacks(n Node) string {

@@ -52,7 +52,12 @@ func (f *File) Lint() []Problem {
 		}
 		switch {
 		case r.Tap != nil:
-			if r.Nodes > 1 {
+			switch {
+			case r.Nodes > 1 && r.Tap.Put:
+				add(SeverityError, "is a tap that weir put feeds: no node serves it, so leave nodes out")
+			case r.Nodes > 1 && r.Tap.sharable() && !r.Shared:
+				add(SeverityError, "is a tap with %d nodes, and each would read everything: set nodes: 1, or shared: true", r.Nodes)
+			case r.Nodes > 1 && !r.Shared:
 				add(SeverityError, "is a tap with %d nodes, and each would read everything: set nodes: 1", r.Nodes)
 			}
 			if r.Tap.Stdin && stdin != "" {

@@ -23,13 +23,16 @@ const (
 	// deadlineMax is the longest that a program may go without an answer: longer than a person
 	// waits for a pipeline that seems to stand.
 	deadlineMax = time.Hour
+	// takeoverMax is the longest that a shared tap waits for a node that is gone: an hour of records
+	// that nobody reads is as good as never.
+	takeoverMax = time.Hour
 	// procsMax is the most processes of a role on a node: as many as its records.
 	procsMax = capacityMax
 )
 
 // laterRoleKeys are keys of a role that the design names and this version does not have.
 var laterRoleKeys = []string{
-	"http", "merge", "wait", "timeout", "order", "key", "shared", "takeover", "output",
+	"http", "merge", "wait", "timeout", "order", "key", "output",
 	"compress", "sink-grace", "attempts", "append", "header",
 }
 
@@ -77,6 +80,8 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 			r.Records, err = d.word(v, "records", []string{"line", "block"}, "file")
 			return err
 		}),
+		"shared":   note("shared", func(v ast.Node) error { r.Shared = true; return d.yes(v, "shared") }),
+		"takeover": note("takeover", func(v ast.Node) (err error) { r.Takeover, err = d.takeover(v); return err }),
 		"send": note("send", func(v ast.Node) error {
 			s, err := d.word(v, "send", []string{string(topology.SendCopy), string(topology.SendSplit)})
 			r.Send = topology.Send(s)
@@ -88,6 +93,9 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 	}
 	if err := d.fits(what, at, seen); err != nil {
 		return r, err
+	}
+	if r.Tap != nil {
+		return r, d.fitsTap(what, r, seen)
 	}
 	return r, d.fitsMode(what, r.Mode, seen)
 }
@@ -132,8 +140,10 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 			return err
 		}
 	}
-	if err := only("records", "tap"); err != nil {
-		return err
+	for _, key := range []string{"records", "shared", "takeover"} {
+		if err := only(key, "tap"); err != nil {
+			return err
+		}
 	}
 	return only("send", "exec", "sh", "tap")
 }

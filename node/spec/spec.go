@@ -56,6 +56,8 @@ type Role struct {
 	Needs    []string      // tags that a node must have to serve the role, sorted
 	Records  string        // how a tap cuts: line or block; "" for all others
 	Send     topology.Send // "" = copy
+	Shared   bool          // of a tap: all nodes of the role see the same
+	Takeover time.Duration // of a shared tap, as topology.Role has it
 }
 
 // Tap is where records come from: exactly one field is set.
@@ -64,6 +66,7 @@ type Tap struct {
 	Glob     []string  `json:",omitempty"` // patterns of paths; ** is any number of directories
 	Stdin    bool      `json:",omitempty"`
 	Generate *Generate `json:",omitempty"`
+	Put      bool      `json:",omitempty"` // what `weir put` brings: no node serves the role
 }
 
 // Generate says what made-up records look like.
@@ -126,8 +129,10 @@ func (f *File) Resolve() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Roles)) {
 		r := f.Roles[name]
-		f.Pipeline.Roles = append(f.Pipeline.Roles,
-			topology.Role{Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send, Needs: r.Needs})
+		f.Pipeline.Roles = append(f.Pipeline.Roles, topology.Role{
+			Name: name, Kind: r.Kind(), Records: r.Records, Send: r.Send, Needs: r.Needs,
+			Shared: r.Shared, Takeover: r.Takeover, Put: r.Tap != nil && r.Tap.Put,
+		})
 	}
 	return f.Pipeline.Validate()
 }

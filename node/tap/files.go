@@ -21,12 +21,13 @@ func File(path string, cfg Config) (stream.Tap, error) {
 		return nil, errors.New("tap file: the path is empty")
 	}
 	list := func() ([]string, error) { return []string{path}, nil }
-	return &filesTap{cfg: cfg, partition: cfg.partition(path), list: list}, nil
+	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: cfg.partition(path), list: list}, nil
 }
 
 // filesTap reads files one after the other as one partition: a line that has no newline at
 // the end of its file goes on in the next, as with `cat`.
 type filesTap struct {
+	scope
 	cfg       Config
 	partition string
 	list      func() ([]string, error)

@@ -58,10 +58,11 @@ func Generate(g Generated, cfg Config) (stream.Tap, error) {
 	if g.Size > cfg.recordMax() {
 		return nil, fmt.Errorf("tap generate: Size: %d is more than a record may hold, %d bytes: raise record-max", g.Size, cfg.recordMax())
 	}
-	return &generateTap{cfg: cfg, g: g}, nil
+	return &generateTap{scope: scope{replayable: true}, cfg: cfg, g: g}, nil
 }
 
 type generateTap struct {
+	scope
 	cfg Config
 	g   Generated
 }

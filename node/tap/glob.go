@@ -36,7 +36,7 @@ func Glob(patterns []string, cfg Config) (stream.Tap, error) {
 	}
 	name := cfg.partition(strings.Join(patterns, " "))
 	list := func() ([]string, error) { return expand(patterns) }
-	return &filesTap{cfg: cfg, partition: name, list: list}, nil
+	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: name, list: list}, nil
 }
 
 // filesMax is the most files a glob may name: a list of them is about 100 MB, and a pattern

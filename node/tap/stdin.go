@@ -23,6 +23,7 @@ func Stdin(r io.Reader, cfg Config) (stream.Tap, error) {
 }
 
 type stdinTap struct {
+	scope
 	cfg Config
 	r   io.Reader
 }

@@ -26,7 +26,8 @@ import (
 type Config struct {
 	Block     bool   // blocks of whole lines; false: a record for each line
 	RecordMax int    // bytes of a record's body; 0 = stream.RecordBytesMax
-	Node      string // whose files they are; part of the partition's name
+	Node      string // whose files they are; part of the partition's name, unless they are shared
+	Shared    bool   // all nodes of the role see the same files
 }
 
 // Validate returns the first error, with the field's name.
@@ -45,9 +46,20 @@ func (c Config) recordMax() int {
 	return c.RecordMax
 }
 
+// scope is what a tap says of its partitions beside their names: who sees them, and whether they can
+// be read again. Taps embed it.
+type scope struct{ shared, replayable bool }
+
+// Shared reports whether all nodes of the role see the same partitions; else they are this node's.
+func (s scope) Shared() bool { return s.shared }
+
+// Replayable reports whether Open reads again from a mark: else each start is a new generation, and
+// marks are of no use.
+func (s scope) Replayable() bool { return s.replayable }
+
 // partition names what is read, on whose node: other nodes have other files of that name.
 func (c Config) partition(what string) string {
-	if c.Node == "" {
+	if c.Node == "" || c.Shared {
 		return what
 	}
 	return c.Node + ":" + what

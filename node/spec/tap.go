@@ -1,0 +1,133 @@
+package spec
+
+// Pure but for variables of the environment: taps.
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"weir/topology"
+)
+
+// tap reads "stdin", "put" or a mapping.
+func (d *decoder) tap(n ast.Node) (*Tap, error) {
+	var t Tap
+	switch text, _ := scalar(n); text {
+	case "stdin":
+		t.Stdin = true
+		return &t, nil
+	case "put":
+		t.Put = true
+		return &t, nil
+	}
+	kinds := []string{"file", "glob", "stdin", "generate", "put"}
+	err := d.one(n, "tap", kinds, keys{
+		"file": func(_, v ast.Node) (err error) {
+			t.File, err = d.path(v, "file")
+			return err
+		},
+		"glob": func(_, v ast.Node) (err error) {
+			t.Glob, err = d.globs(v)
+			return err
+		},
+		"stdin": func(_, v ast.Node) error {
+			t.Stdin = true
+			return d.yes(v, "stdin")
+		},
+		"generate": func(_, v ast.Node) (err error) {
+			t.Generate, err = d.generate(v)
+			return err
+		},
+		"put": func(_, v ast.Node) error {
+			t.Put = true
+			return d.yes(v, "put")
+		},
+	}, "directory", "dir", "http", "redis", "program", "exec")
+	return &t, err
+}
+
+// takeover reads how long the nodes of a shared tap wait for one that is gone.
+func (d *decoder) takeover(n ast.Node) (time.Duration, error) {
+	if s, ok := scalar(n); ok && s == "never" {
+		return topology.TakeoverNever, nil
+	}
+	return d.duration(n, "takeover", takeoverMax)
+}
+
+// fitsTap checks that the keys of a tap's role go with its kind.
+func (d *decoder) fitsTap(what string, r Role, seen map[string]ast.Node) error {
+	switch n := seen["shared"]; {
+	case n != nil && !r.Tap.sharable():
+		return d.fail(n, "%s has shared, which goes with file or glob: what else can be read on several nodes is shared anyway", what)
+	case seen["takeover"] != nil && !r.Shared:
+		return d.fail(seen["takeover"], "%s has takeover, which goes with shared: true: what only one node can read waits for that node", what)
+	}
+	return nil
+}
+
+// sharable reports whether the nodes of a role may see the same of it.
+func (t *Tap) sharable() bool { return t.File != "" || len(t.Glob) > 0 }
+
+// globs reads a pattern or a list of them.
+func (d *decoder) globs(n ast.Node) ([]string, error) {
+	values := []ast.Node{n}
+	if _, ok := n.(*ast.SequenceNode); ok {
+		var err error
+		if values, err = d.values(n, "glob", "['logs/*.txt']"); err != nil {
+			return nil, err
+		}
+	}
+	var globs []string
+	for _, v := range values {
+		g, err := d.path(v, "glob")
+		if err != nil {
+			return nil, err
+		}
+		if err := CheckGlob(g); err != nil {
+			return nil, d.fail(v, "glob: %v", err)
+		}
+		globs = append(globs, g)
+	}
+	return globs, nil
+}
+
+// CheckGlob returns what is wrong with the pattern of a glob, on any machine.
+func CheckGlob(pattern string) error {
+	if pattern == "" {
+		return errors.New("the pattern is empty")
+	}
+	for seg := range strings.SplitSeq(pattern, "/") {
+		if _, err := path.Match(seg, ""); err != nil {
+			return errors.New("a bracket is not closed, or a backslash is last")
+		}
+		if seg != "**" && strings.Contains(seg, "**") {
+			return fmt.Errorf("%q: ** stands alone between slashes", seg)
+		}
+	}
+	return nil
+}
+
+func (d *decoder) generate(n ast.Node) (*Generate, error) {
+	var g Generate
+	err := d.mapping(n, "generate", keys{
+		"records": func(_, v ast.Node) (err error) {
+			g.Records, err = d.number(v, "records", 1, math.MaxInt)
+			return err
+		},
+		"size": func(_, v ast.Node) (err error) {
+			g.Size, err = d.size(v, "size", topology.RecordBytesCeiling)
+			return err
+		},
+		"rate": func(_, v ast.Node) (err error) {
+			g.Rate, err = d.number(v, "rate", 1, math.MaxInt)
+			return err
+		},
+	})
+	return &g, err
+}
