@@ -97,7 +97,9 @@ func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, er
 func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 	switch {
 	case s.File != "":
-		return sink.OpenFile(strings.ReplaceAll(s.File, "{node}", string(opt.Node)), s.Append)
+		return sink.OpenFile(sink.FileConfig{
+			Path: strings.ReplaceAll(s.File, "{node}", string(opt.Node)), Append: s.Append, Log: opt.Log,
+		})
 	case s.Discard:
 		return sink.Discard(), nil
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -130,10 +129,10 @@ func pass(r *bufio.Reader, n int) error {
 	return nil
 }
 
-// whole is how many bytes of f are whole members or frames, before one that is not all there. All
+// whole is how many of the length bytes of f are whole members or frames, before one that is not all there. All
 // are unpacked: of what was not acked, a power cut may leave the length and not the bytes.
-func (p *packing) whole(ctx context.Context, f *os.File) (int64, error) {
-	counted := &counter{r: f}
+func (p *packing) whole(ctx context.Context, f io.ReaderAt, length int64) (int64, error) {
+	counted := &counter{r: io.NewSectionReader(f, 0, length)}
 	br := bufio.NewReaderSize(counted, tailBytes)
 	for at := int64(0); ctx.Err() == nil; {
 		err := p.skip(br)

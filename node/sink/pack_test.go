@@ -47,7 +47,7 @@ func unpack(t *testing.T, program, path string) (string, error) {
 
 func writeRun(t *testing.T, path string, keep, fresh bool, writes ...[]stream.Record) {
 	t.Helper()
-	s, err := OpenFile(path, keep)
+	s, err := OpenFile(FileConfig{Path: path, Append: keep})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestPackedGoesOnAfterTearing(t *testing.T) {
 		path := filepath.Join(dir, "out"+p.ext)
 		ends := []int64{0} // of the file after each write
 		texts := []string{""}
-		s, err := OpenFile(path, false)
+		s, err := OpenFile(FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestPackedDamaged(t *testing.T) {
 		if err := os.WriteFile(path, []byte(tc.was), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		s, err := OpenFile(path, true)
+		s, err := OpenFile(FileConfig{Path: path, Append: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +201,7 @@ func TestPackedBeginCancelled(t *testing.T) {
 	for _, p := range packings {
 		path := filepath.Join(t.TempDir(), "out"+p.ext)
 		writeRun(t, path, false, true, records("a"))
-		s, err := OpenFile(path, false)
+		s, err := OpenFile(FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -49,8 +49,8 @@ func TestText(t *testing.T) {
 			open func() (stream.Sink, error)
 			read func() string
 		}{
-			{"file", func() (stream.Sink, error) { return OpenFile(path, false) }, func() string { b, _ := os.ReadFile(path); return string(b) }},
-			{"pipe", func() (stream.Sink, error) { return OpenFile(fifo, false) }, func() string { return <-piped }},
+			{"file", func() (stream.Sink, error) { return OpenFile(FileConfig{Path: path}) }, func() string { b, _ := os.ReadFile(path); return string(b) }},
+			{"pipe", func() (stream.Sink, error) { return OpenFile(FileConfig{Path: fifo}) }, func() string { return <-piped }},
 			{"writer", func() (stream.Sink, error) { return Writer(&memory, "stdout"), nil }, memory.String},
 		} {
 			t.Run(tc.name+"/"+kind.name, func(t *testing.T) {
@@ -82,14 +82,14 @@ func TestFileIsReplacedWhenItIsFree(t *testing.T) {
 	if err := os.WriteFile(path, []byte("of the last run, and longer"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	first, err := OpenFile(path, false)
+	first, err := OpenFile(FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Write(t.Context(), records("mine"), stream.Seen{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFile(path, false); err == nil || err.Error() != path+" is locked by another run" {
+	if _, err := OpenFile(FileConfig{Path: path}); err == nil || err.Error() != path+" is locked by another run" {
 		t.Errorf("the second: %v", err)
 	}
 	if got, _ := os.ReadFile(path); string(got) != "mine\n" {
@@ -98,7 +98,7 @@ func TestFileIsReplacedWhenItIsFree(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second, err := OpenFile(path, false)
+	second, err := OpenFile(FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestBeginAfterTheFileWasMoved(t *testing.T) {
 		if err := os.WriteFile(path, []byte("kept\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		s, err := OpenFile(path, false)
+		s, err := OpenFile(FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +176,7 @@ func TestBegin(t *testing.T) {
 			if err := os.WriteFile(path, []byte(tc.was), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			s, err := OpenFile(path, false)
+			s, err := OpenFile(FileConfig{Path: path})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +196,7 @@ func TestBegin(t *testing.T) {
 			if err := begin(t, s, false); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := OpenFile(path, false); err == nil {
+			if _, err := OpenFile(FileConfig{Path: path}); err == nil {
 				t.Error("it is not locked again")
 			}
 			if err := s.Write(t.Context(), records("more"), stream.Seen{}); err != nil {
@@ -219,7 +219,7 @@ func TestOpenErrors(t *testing.T) {
 		dir + "/no/x": "write " + dir + "/no/x: no such file or directory",
 	} {
 		var disk *DiskError
-		if _, err := OpenFile(path, false); !errors.As(err, &disk) || err.Error() != want {
+		if _, err := OpenFile(FileConfig{Path: path}); !errors.As(err, &disk) || err.Error() != want {
 			t.Errorf("error %v, want the DiskError %s", err, want)
 		}
 	}
@@ -228,7 +228,7 @@ func TestOpenErrors(t *testing.T) {
 // A write that fails is taken back, so that what is in the file is what was acked.
 func TestFailedWriteIsTakenBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
-	s, err := OpenFile(path, false)
+	s, err := OpenFile(FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func (f *failing) Write(p []byte) (int, error) {
 }
 
 func TestCancelled(t *testing.T) {
-	f, err := OpenFile(filepath.Join(t.TempDir(), "out"), false)
+	f, err := OpenFile(FileConfig{Path: filepath.Join(t.TempDir(), "out")})
 	if err != nil {
 		t.Fatal(err)
 	}
