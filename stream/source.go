@@ -27,13 +27,20 @@ const (
 	rootsPerSlab = 256
 )
 
-// SourceConfig says what a source reads and where its records go. All fields are needed.
+// SourceConfig says what a source reads and where its records go. All fields are needed but Claim
+// and those below it.
 type SourceConfig struct {
 	ID, Gen   uint64
 	Partition string
 	Reader    Reader
 	Outlet    *Outlet
 	Budget    *Budget
+
+	Claim    uint64 // goes into each record and mark
+	Next     uint64 // where the numbering goes on
+	Position Mark   // where the reader was opened, after the record before Next
+	// OnMark is told of each low-water mark that is sent; it must not block.
+	OnMark func(wire.Mark)
 }
 
 // Source reads one partition of a tap into an outlet and knows how far it is acked without a
@@ -51,6 +58,8 @@ type Source struct {
 	done  bool          // and all of it is acked
 	room  chan struct{} // a flag: the low-water mark rose
 	moved chan struct{} // a flag: the same, for the marks
+
+	fenced chan struct{} // a flag: a newer claim reads the partition
 }
 
 // roots is the un-acked records of a source: a ring from the low-water mark on. Its fields
@@ -99,13 +108,20 @@ func (r *roots) ack(lo, hi uint64) (rose bool) {
 
 // NewSource makes a source; it reads nothing before Run.
 func NewSource(cfg SourceConfig) *Source {
-	return &Source{cfg: cfg, room: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
+	s := &Source{cfg: cfg, room: make(chan struct{}, 1), moved: make(chan struct{}, 1), fenced: make(chan struct{}, 1)}
+	s.roots.low, s.roots.next, s.past = cfg.Next, cfg.Next, cfg.Next
+	s.roots.position = cfg.Position
+	if cfg.Next > 0 {
+		raise(s.moved) // the first mark says where it goes on
+	}
+	return s
 }
 
 // Run reads until the reader or reading, which descends from ctx, ends, and returns nil when all
-// that was read is acked; an error when the reader fails or ctx is done.
+// that was read is acked; an error when the reader fails or ctx is done, ErrFenced when the claim
+// is not the newest any more.
 func (s *Source) Run(ctx, reading context.Context) error {
-	s.watch(EventSource, 0)
+	s.watch(EventSource, s.cfg.Next)
 	g, ctx := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	g.Go(func() error {
@@ -121,12 +137,15 @@ func (s *Source) Run(ctx, reading context.Context) error {
 		s.done = s.ended
 		return nil
 	})
-	g.Go(func() error { // ended by finished or ctx
-		s.sendMarks(ctx, finished)
-		return nil
-	})
+	g.Go(func() error { return s.sendMarks(ctx, finished) }) // ended by finished or ctx
 	return g.Wait()
 }
+
+// ErrFenced says that another node has a newer claim on the partition.
+var ErrFenced = errors.New("the partition is another's now")
+
+// fence ends Run with ErrFenced. It may be called by any goroutine and under any lock.
+func (s *Source) fence() { raise(s.fenced) }
 
 // read numbers what the reader returns and emits it.
 func (s *Source) read(ctx, reading context.Context) error {
@@ -166,7 +185,7 @@ func (s *Source) read(ctx, reading context.Context) error {
 		}
 		items := [1]item{{
 			rec: wire.Record{
-				Source: s.cfg.ID, Gen: s.cfg.Gen, Seq: seq, Path: path,
+				Source: s.cfg.ID, Gen: s.cfg.Gen, Claim: s.cfg.Claim, Seq: seq, Path: path,
 				Attempt: 1, Key: out.Key, Body: out.Body, Header: out.Header,
 			},
 			port: out.Port,
@@ -263,7 +282,7 @@ func (s *Source) ack(lo, hi uint64) {
 }
 
 // sendMarks sends the low-water mark when it rose, at most once in markEvery.
-func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
+func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -272,25 +291,32 @@ func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
 		case <-s.moved:
 		case <-finished:
 			ended = true // the last mark may be before us
+		case <-s.fenced:
+			return ErrFenced
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		s.mu.Lock()
-		m := wire.Mark{Source: s.cfg.ID, Gen: s.cfg.Gen, Next: s.roots.low, Position: s.roots.position}
+		m := wire.Mark{Source: s.cfg.ID, Gen: s.cfg.Gen, Claim: s.cfg.Claim, Next: s.roots.low, Position: s.roots.position}
 		if s.cfg.Outlet.cfg.Hooks.has(BugMarkGap) {
 			m.Next = s.past
 		}
 		s.mu.Unlock()
 		s.watch(EventMark, m.Next)
 		s.cfg.Outlet.Mark(m)
+		if s.cfg.OnMark != nil {
+			s.cfg.OnMark(m)
+		}
 		if ended {
-			return
+			return nil
 		}
 		pause.Reset(markEvery)
 		select {
 		case <-pause.C:
+		case <-s.fenced:
+			return ErrFenced
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }
@@ -298,7 +324,7 @@ func (s *Source) sendMarks(ctx context.Context, finished <-chan struct{}) {
 // SourceStats is what a source counts.
 type SourceStats struct {
 	Partition   string
-	Read, Acked uint64 // records
+	Read, Acked uint64 // records, of this Run
 	Lines       uint64
 	Done        bool // ended, and all of it acked
 }
@@ -307,5 +333,5 @@ type SourceStats struct {
 func (s *Source) Stats() SourceStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SourceStats{s.cfg.Partition, s.roots.next, s.acked, s.lines, s.done}
+	return SourceStats{s.cfg.Partition, s.roots.next - s.cfg.Next, s.acked, s.lines, s.done}
 }
