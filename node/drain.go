@@ -3,23 +3,17 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"weir/consensus"
 	"weir/node/api"
 	"weir/node/spec"
-	"weir/stream/mux"
 	"weir/topology"
 )
-
-// drainTimeout is how long a node may take to say that it drains, in which it does nothing else.
-const drainTimeout = time.Second
 
 // Drain has a node of the cluster finish what is in flight and leave. It returns when that node
 // has begun.
@@ -38,7 +32,7 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drain, error) {
 		n.beginDrain()
 		return d, nil
 	}
-	if err := n.askToDrain(ctx, peer); err != nil {
+	if err := n.askToDrain(ctx, id); err != nil {
 		return d, &api.Error{Status: http.StatusBadGateway, Exit: 69, Text: fmt.Sprintf("node %s does not answer: %v", id, err)}
 	}
 	return d, nil
@@ -87,30 +81,17 @@ func alone(s *consensus.State, n topology.Node) (notes []string) {
 }
 
 // askToDrain has a peer begin to drain.
-func (n *Node) askToDrain(ctx context.Context, peer topology.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	c, err := n.mux.Open(ctx, peer.ID, peer.Addr, mux.KindDrain)
-	if err != nil {
-		return err
+func (n *Node) askToDrain(ctx context.Context, peer topology.NodeID) error {
+	r, err := n.askReport(ctx, peer, "drain")
+	if err == nil && !r.Draining {
+		err = errors.New("it does not drain")
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(drainTimeout)); err != nil {
-		return err
-	}
-	var r report
-	if err := json.NewDecoder(io.LimitReader(c, reportBytesMax)).Decode(&r); err != nil {
-		return err
-	}
-	if !r.Draining || r.ID != peer.ID {
-		return fmt.Errorf("node %s answers as %s, draining %v", peer.ID, r.ID, r.Draining)
-	}
-	return nil
+	return err
 }
 
-// handleDrain begins to drain at a peer's word, and answers as to a question for our status.
-func (n *Node) handleDrain(ctx context.Context, p mux.Peer, c net.Conn) {
-	n.log.Info("told to drain", "peer", p.ID)
+// answerDrain begins to drain at a peer's word, and answers as to a question for our status.
+func (n *Node) answerDrain(ctx context.Context, in json.RawMessage, tell func(any) error) error {
+	n.log.Info("told to drain by a peer")
 	n.beginDrain()
-	n.handleStatus(ctx, p, c)
+	return n.answerStatus(ctx, in, tell)
 }

@@ -218,8 +218,7 @@ func (n *Node) join() error {
 	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))
 	n.mux.Handle(mux.KindWatch, onlyID(n.consensus.HandleWatch))
 	n.mux.Handle(mux.KindPropose, onlyID(n.consensus.HandlePropose))
-	n.mux.Handle(mux.KindStatus, n.handleStatus)
-	n.mux.Handle(mux.KindDrain, n.handleDrain)
+	n.mux.Handle(mux.KindCall, n.handleCalls(n.remotes()))
 	n.mux.Handle(mux.KindLink, n.keeper.handleLink)
 	return nil
 }

@@ -84,7 +84,7 @@ type member struct {
 
 func (n *Node) newOrchestrator() *orchestrator {
 	return &orchestrator{
-		self: n.self.ID, target: n.cfg.Voters, members: n.gossip, ledger: n.consensus, voters: n.consensus, ask: n.ask, log: n.log,
+		self: n.self.ID, target: n.cfg.Voters, members: n.gossip, ledger: n.consensus, voters: n.consensus, ask: n.reportOf, log: n.log,
 	}
 }
 

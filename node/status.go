@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -18,18 +16,13 @@ import (
 	"weir/gossip"
 	"weir/node/api"
 	"weir/stream"
-	"weir/stream/mux"
 	"weir/topology"
 )
 
-const (
-	// reportTimeout is how long Status waits for a node.
-	reportTimeout = time.Second
-	// reportBytesMax bounds what a node may say of itself: 10,000 edges of 400 bytes.
-	reportBytesMax = 4 << 20
-)
+// reportTimeout is how long Status waits for a node.
+const reportTimeout = time.Second
 
-// report is what a node says of itself, as JSON over a KindStatus stream.
+// report is what a node says of itself, as the answer to a call.
 type report struct {
 	ID     topology.NodeID `json:"id"`
 	PID    int             `json:"pid"`
@@ -136,34 +129,26 @@ func rss() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// handleStatus answers a peer with our report.
-func (n *Node) handleStatus(_ context.Context, p mux.Peer, c net.Conn) {
-	if err := c.SetDeadline(time.Now().Add(reportTimeout)); err != nil {
-		return
-	}
-	if err := json.NewEncoder(c).Encode(n.report()); err != nil {
-		n.log.Debug("report not sent", "peer", p.ID, "err", err)
-	}
+// answerStatus answers a peer with our report.
+func (n *Node) answerStatus(_ context.Context, _ json.RawMessage, tell func(any) error) error {
+	return tell(n.report())
 }
 
-// ask gets a peer's report.
-func (n *Node) ask(ctx context.Context, peer topology.Node) (r report, err error) {
+// reportOf gets a peer's report.
+func (n *Node) reportOf(ctx context.Context, peer topology.Node) (report, error) {
 	if peer.ID == n.self.ID {
 		return n.report(), nil
 	}
+	return n.askReport(ctx, peer.ID, "status")
+}
+
+// askReport makes a call that is answered with a report.
+func (n *Node) askReport(ctx context.Context, peer topology.NodeID, name string) (report, error) {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	c, err := n.mux.Open(ctx, peer.ID, peer.Addr, mux.KindStatus)
-	if err != nil {
-		return r, err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(reportTimeout)); err != nil {
-		return r, err
-	}
-	err = json.NewDecoder(io.LimitReader(c, reportBytesMax)).Decode(&r)
-	if err == nil && r.ID != peer.ID {
-		err = fmt.Errorf("node %s answers as %s", peer.ID, r.ID)
+	r, err := askOne[report](ctx, n, peer, name, struct{}{})
+	if err == nil && r.ID != peer {
+		err = fmt.Errorf("node %s answers as %s", peer, r.ID)
 	}
 	return r, err
 }
@@ -179,7 +164,7 @@ func (n *Node) gather(ctx context.Context, roster []topology.Node) map[topology.
 	var group sync.WaitGroup
 	for _, peer := range roster {
 		group.Go(func() { // ended by reportTimeout
-			r, err := n.ask(ctx, peer)
+			r, err := n.reportOf(ctx, peer)
 			if err != nil {
 				n.log.Debug("node does not report", "peer", peer.ID, "err", err)
 				return

@@ -3,6 +3,7 @@ package topology
 // Pure: what can be wrong with a pipeline.
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -130,9 +131,9 @@ func (p Pipeline) checkRoles(ps *Problems) {
 
 // checkEdges looks at each edge alone, and whether roles and edges name each other.
 func (p Pipeline) checkEdges(ps *Problems) {
-	declared := make(map[string]bool)
+	declared := make(map[string]Kind)
 	for _, r := range p.Roles {
-		declared[r.Name] = true
+		declared[r.Name] = r.Kind
 	}
 	used := make(map[string]bool)
 	seen := make(map[Edge]bool)
@@ -145,13 +146,15 @@ func (p Pipeline) checkEdges(ps *Problems) {
 		if e.Port != "" {
 			if err := CheckName(e.Port); err != nil {
 				ps.add(e.From, "the port of %s: %v", e, err)
+			} else if has := portsOf(declared[e.From]); has != nil && !slices.Contains(has, e.Port) {
+				ps.add(e.From, "role %s has no port %s: it has %s", e.From, e.Port, cmp.Or(strings.Join(has, " and "), "none"))
 			}
 		}
 		if e.By != "" && e.By != ByAny {
 			ps.add(e.From, "the edge %s goes by %q: it can only be any", e, e.By)
 		}
 		for _, r := range [2]string{e.From, e.To} {
-			if !declared[r] && !used[r] {
+			if declared[r] == "" && !used[r] {
 				ps.add(r, "the graph names %s, which is no role of the pipeline", r)
 			}
 			used[r] = true
@@ -164,12 +167,38 @@ func (p Pipeline) checkEdges(ps *Problems) {
 	}
 }
 
+// Ports that mean something by themselves.
+const (
+	PortDead = "dead" // records that the role cannot handle, instead of the dead letters
+	PortErr  = "err"  // what its program writes to stderr
+)
+
+// portsOf lists the ports that an edge may start at from a role of that kind; nil: any name.
+func portsOf(k Kind) []string {
+	switch k {
+	case KindTap:
+		return []string{}
+	case KindEach, KindLine:
+		return []string{PortDead, PortErr}
+	case KindHTTP:
+		return []string{PortDead}
+	}
+	return nil
+}
+
 // checkEnds looks at where records come from and where they end.
 func (p Pipeline) checkEnds(ps *Problems) {
 	var taps, sinks int
 	in, out := make(map[string]string), make(map[string]string)
+	kinds := make(map[string]Kind)
+	for _, r := range p.Roles {
+		kinds[r.Name] = r.Kind
+	}
 	for _, e := range p.Graph.Edges {
-		in[e.To], out[e.From] = e.From, e.To
+		in[e.To] = e.From
+		if e.Port == "" || portsOf(kinds[e.From]) == nil { // from ports alone a program would lead nowhere
+			out[e.From] = e.To
+		}
 	}
 	for _, r := range p.Roles {
 		from, fed := in[r.Name]

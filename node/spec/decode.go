@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -94,9 +93,6 @@ func (d *decoder) file(doc ast.Node) (*File, error) {
 	case len(f.Roles) == 0:
 		return nil, d.fail(doc, "the key roles is missing: it says what each role of the graph does")
 	}
-	if err := d.ports(p.Graph); err != nil {
-		return nil, err
-	}
 	if edges != nil {
 		if err := d.edges(edges, p.Graph); err != nil {
 			return nil, err
@@ -130,21 +126,6 @@ func (d *decoder) graph(n ast.Node) (topology.Graph, error) {
 		return topology.Graph{}, &Error{d.offset(n, p.Line, p.Col), clip(p.Err.Error())}
 	}
 	return g, err
-}
-
-// ports refuses edges that start at one: nothing here emits on a port.
-func (d *decoder) ports(g topology.Graph) error {
-	for _, e := range g.Edges {
-		if e.Port == "" {
-			continue
-		}
-		text, _ := scalar(d.graphAt)
-		before, _, _ := strings.Cut(text, e.Source())
-		line := strings.Count(before, "\n")
-		col := len(before) - strings.LastIndexByte(before, '\n')
-		return &NotYetError{d.offset(d.graphAt, line+1, col), e.Source()}
-	}
-	return nil
 }
 
 // edges checks the section edges, whose keys are edges of the graph. The zero value of an edge

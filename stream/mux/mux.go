@@ -31,8 +31,7 @@ const (
 	KindWatch   Kind = 3
 	KindPropose Kind = 4
 	KindBeat    Kind = 5 // mux's own: heartbeats
-	KindStatus  Kind = 6
-	KindDrain   Kind = 7
+	KindCall    Kind = 6 // questions of one node to another
 	KindLink    Kind = 16
 )
 
