@@ -102,6 +102,10 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 		})
 	case s.Discard:
 		return sink.Discard(), nil
+	case s.Postgres != nil:
+		return sink.Postgres(string(s.Postgres.URL), s.Postgres.Table)
+	case !s.Stdout:
+		return nil, &usageError{"a sink of this kind is not there yet"}
 	}
 	if opt.Stdout == nil {
 		opt.Stdout = os.Stdout

@@ -27,6 +27,7 @@ node/spec                        <- topology
 node/worker, node/tap, node/sink <- stream, node/spec
 node/bench                       <- stream
 node/store                       <-
+node/servertest                  <-
 node/job                         <- topology, stream, node/store
 node/api                         <- topology, node/job
 node                             <- all of the above
@@ -46,6 +47,7 @@ github.com/klauspost/compress   <- stream/wire, node/tap, node/sink
 github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node
+github.com/jackc/pgx            <- node/sink, tests
 github.com/zeebo/xxh3           <- stream, stream/wire, node
 golang.org/x/net                <- stream/mux
 golang.org/x/sync               <- *

@@ -26,6 +26,9 @@ type decoder struct {
 	unset   []error             // variables that have no value, of the role that is read
 }
 
+// asWrittenMark stands for what a machine puts in: no file can have it.
+const asWrittenMark = "\x01"
+
 // Parse reads text as the pipeline file called name, in whose directory relative paths begin. The
 // values of ${NAME} come from set, then from the environment: see Unset.
 func Parse(name string, text []byte, set map[string]string) (*File, error) {
@@ -49,9 +52,9 @@ func Parse(name string, text []byte, set map[string]string) (*File, error) {
 
 func (d *decoder) file(doc ast.Node) (*File, error) {
 	f := &File{Roles: make(map[string]Role), Dir: d.dir, places: make(map[string]Pos), written: make(map[string]Role), unset: make(map[string][]error)}
-	asWritten := *d // puts marks in, which no file can have
-	asWritten.dir = "\x01"
-	asWritten.lookup = func(name string) (string, bool) { return "\x01" + name, true }
+	asWritten := *d // puts marks in
+	asWritten.dir = asWrittenMark
+	asWritten.lookup = func(name string) (string, bool) { return asWrittenMark + name, true }
 	p := &f.Pipeline
 	var edges ast.Node
 	err := d.mapping(doc, "the file", keys{

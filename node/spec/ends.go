@@ -19,7 +19,7 @@ func (d *decoder) sink(n ast.Node) (*Sink, error) {
 		s.Discard = true
 		return &s, nil
 	}
-	kinds := []string{"file", "stdout", "discard"}
+	kinds := []string{"file", "stdout", "discard", "postgres", "sqlite", "redis", "http", "exec", "sh"}
 	var appendAt ast.Node
 	err := d.one(n, "sink", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
@@ -39,7 +39,13 @@ func (d *decoder) sink(n ast.Node) (*Sink, error) {
 			s.Discard = true
 			return d.yes(v, "discard")
 		},
-	}, "directory", "http", "redis", "postgres", "sqlite", "program", "exec", "sink-grace")
+		"postgres": func(_, v ast.Node) (err error) { s.Postgres, err = d.postgres(v); return err },
+		"sqlite":   func(_, v ast.Node) (err error) { s.SQLite, err = d.sqlite(v); return err },
+		"redis":    func(_, v ast.Node) (err error) { s.Redis, err = d.redisStream(v); return err },
+		"http":     func(_, v ast.Node) (err error) { s.HTTP, err = d.endpoint(v); return err },
+		"exec":     func(_, v ast.Node) (err error) { s.Exec, err = d.argv(v); return err },
+		"sh":       func(_, v ast.Node) (err error) { s.Sh, err = d.text(v, "sh"); return err },
+	}, "directory", "sink-grace")
 	if err == nil && appendAt != nil && s.File == "" {
 		err = d.fail(appendAt, "sink has append, which goes with file")
 	}

@@ -74,6 +74,10 @@ func (f *File) Lint() []Problem {
 				add(SeverityError, "writes the file of role %s: give each its own", other)
 			}
 			writers[r.Sink.File] = name
+		case r.Sink != nil && r.Sink.Redis != nil:
+			if r.Nodes > 1 && !strings.Contains(r.Sink.Redis.Stream, "{node}") {
+				add(SeverityError, "has %d nodes that would write one stream: name it %s-{node}, or set nodes: 1", r.Nodes, r.Sink.Redis.Stream)
+			}
 		}
 		for _, text := range r.lint() {
 			add(SeverityWarning, "%s", text)

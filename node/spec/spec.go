@@ -76,12 +76,19 @@ type Generate struct {
 	Rate    int `json:",omitempty"` // records a second; 0 = as fast as they are taken
 }
 
-// Sink is where records end: exactly one of File, Stdout and Discard is set.
+// Sink is where records end: exactly one field is set, but for Append.
 type Sink struct {
 	File    string `json:",omitempty"` // path; {node} in it stands for the node's ID; .gz and .zst are packed
 	Append  bool   `json:",omitempty"` // of File: what it held before a run stays
 	Stdout  bool   `json:",omitempty"`
 	Discard bool   `json:",omitempty"`
+
+	Postgres *PostgresTable `json:",omitempty"`
+	SQLite   *SQLiteTable   `json:",omitempty"`
+	Redis    *RedisStream   `json:",omitempty"`
+	HTTP     *Endpoint      `json:",omitempty"`
+	Exec     []string       `json:",omitempty"` // a program that is run for each batch, as a role's
+	Sh       string         `json:",omitempty"`
 }
 
 // Load reads the file at path as Parse does.

@@ -1,8 +1,10 @@
 package spec_test
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -318,6 +320,28 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// A password is in no form that is printed, logged or hashed.
+func TestSecrets(t *testing.T) {
+	f, err := spec.Parse("/p.yaml", []byte("pipeline: p\ngraph: in -> a, b -> c\nroles:\n  in: {tap: stdin}\n"+
+		"  a: {sh: cat}\n  b: {sh: cat}\n  c: {sink: {http: {url: 'https://u:c4nary@h:1/p@q', header: {Authorization: 'c4nary'}}}}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := f.Roles["c"].Sink.HTTP
+	text, err := json.Marshal(f.Roles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shown := range []string{fmt.Sprintf("%v %+v %#v %s %q", h, *h, *h, h.URL, h.Header), string(text)} {
+		if strings.Contains(shown, "c4nary") || !strings.Contains(shown, "https://u:***@h:1/p@q") {
+			t.Errorf("shown: %s", shown)
+		}
+	}
+	if string(h.URL) != "https://u:c4nary@h:1/p@q" || string(h.Header["Authorization"]) != "c4nary" {
+		t.Error("the sink does not get them")
+	}
+}
+
 // A program of mode: line stays: it has no exit codes, and is fed lines.
 func TestModeLine(t *testing.T) {
 	f, err := spec.Parse("/p.yaml", []byte("pipeline: p\ngraph: in -> a, b -> out\nroles:\n  in: {tap: stdin}\n"+
@@ -373,6 +397,13 @@ func TestProgram(t *testing.T) {
 		{"sink: {file: out}", "sink: {file: out, append: false}"},
 		{"sink: {file: out, append: true}"},
 		{"sink: discard", "sink: {discard: true}"},
+		{"sink: {sqlite: {file: a, table: t}}", "sink: {sqlite: {table: t, file: ./a}}"},
+		{"sink: {postgres: {url: 'postgres://u:${Y}@h/d', table: t}}", "sink: {postgres: {url: 'postgres://u:typed@h/d', table: t}}"},
+		{"sink: {postgres: {url: 'postgres://${Y}@h/d', table: t}}"},
+		{"sink: {redis: {url: 'redis://h', stream: '${X}-{node}'}}"},
+		{"sink: {http: 'http://h'}", "sink: {http: {url: 'http://h'}}"},
+		{"sink: {http: {url: 'http://h', header: {a: b}, timeout: 1m}}", "sink: {http: {url: 'http://h', header: {a: '${X}'}, timeout: 60s}}"},
+		{"sink: {sh: cat}"},
 	} {
 		first := program("/a", same[0], map[string]string{"X": "x", "Y": "x"})
 		if other := seen[first]; other != "" || first == "" {
