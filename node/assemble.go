@@ -59,7 +59,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 		}
 		made.Capacity = cmp.Or(r.Capacity, window)
 		made.Handler, err = worker.New(worker.Config{
-			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir, Line: r.Mode == topology.KindLine, Deadline: r.Deadline,
+			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir, Line: r.Mode == topology.KindLine, Deadline: r.Deadline, Attempts: r.Attempts,
 			Procs: procs, OK: r.OK, RecordMax: f.Pipeline.RecordMax,
 			Pipeline: f.Pipeline.Name, Role: name, Node: string(opt.Node),
 			Log: opt.Log,

@@ -20,9 +20,11 @@ const (
 	// capacityMax is the most records a role works on at once: the most credit it gives
 	// (DESIGN.md 7).
 	capacityMax = 4096
-	// deadlineMax is the longest that a program may go without an answer: longer than a person
-	// waits for a pipeline that seems to stand.
-	deadlineMax = time.Hour
+	// deadlineMax is the longest that a program may go without a sign of progress: a day's work on one
+	// record.
+	deadlineMax = 24 * time.Hour
+	// attemptsMax is the most attempts of a record: with more it is in the way for ever.
+	attemptsMax = 100
 	// takeoverMax is the longest that a shared tap waits for a node that is gone: an hour of records
 	// that nobody reads is as good as never.
 	takeoverMax = time.Hour
@@ -33,7 +35,7 @@ const (
 // laterRoleKeys are keys of a role that the design names and this version does not have.
 var laterRoleKeys = []string{
 	"http", "merge", "wait", "timeout", "order", "key", "output",
-	"compress", "sink-grace", "attempts", "append", "header",
+	"compress", "sink-grace", "append", "header",
 }
 
 // role reads the role name; at is the place of the name.
@@ -64,6 +66,7 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 		"nodes":    number("nodes", &r.Nodes, nodesMax),
 		"capacity": number("capacity", &r.Capacity, capacityMax),
 		"procs":    number("procs", &r.Procs, procsMax),
+		"attempts": number("attempts", &r.Attempts, attemptsMax),
 		"ok":       note("ok", func(v ast.Node) (err error) { r.OK, err = d.codes(v); return err }),
 		"mode": note("mode", func(v ast.Node) error {
 			mode, err := d.word(v, "mode", []string{string(topology.KindEach), string(topology.KindLine)}, "frame")
@@ -105,8 +108,6 @@ func (d *decoder) fitsMode(what string, mode topology.Kind, seen map[string]ast.
 	switch {
 	case mode == topology.KindLine && seen["ok"] != nil:
 		return d.fail(seen["ok"], "%s has ok, which goes with mode: each: a program of mode: line stays, and acks by its answers", what)
-	case mode != topology.KindLine && seen["deadline"] != nil:
-		return d.fail(seen["deadline"], "%s has deadline, which goes with mode: line", what)
 	}
 	return nil
 }
@@ -139,6 +140,9 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 		if err := only(key, "exec", "sh"); err != nil {
 			return err
 		}
+	}
+	if err := only("attempts", "exec", "sh", "sink"); err != nil {
+		return err
 	}
 	for _, key := range []string{"records", "shared", "takeover"} {
 		if err := only(key, "tap"); err != nil {

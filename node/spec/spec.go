@@ -52,7 +52,8 @@ type Role struct {
 	Capacity int           // records worked on at once; 0 = what Procs can, for a program, else the node's default
 	Procs    int           // processes at once; 0 = one a CPU
 	OK       []int         // exit codes that ack, sorted, 0 among them; nil but for KindEach
-	Deadline time.Duration // of KindLine: how long without an answer; 0 = the worker's default
+	Deadline time.Duration // of a program: how long without a sign of progress; 0 = the worker's default
+	Attempts int           // how often a record may be blamed; 0 = 3
 	Needs    []string      // tags that a node must have to serve the role, sorted
 	Records  string        // how a tap cuts: line or block; "" for all others
 	Send     topology.Send // "" = copy

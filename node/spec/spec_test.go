@@ -387,7 +387,7 @@ func TestProgram(t *testing.T) {
 		{"exec: [./f.sh, 'x']"},
 		{"exec: [./f.sh, '$${X}']"},
 		{"exec: [./f.sh, '${X}'], ok: [3]"},
-		{"exec: [./f.sh, '${X}'], mode: line", "exec: [./f.sh, '${X}'], mode: line, deadline: 3s"},
+		{"exec: [./f.sh, '${X}'], mode: line", "exec: [./f.sh, '${X}'], mode: line, deadline: 3s, attempts: 5"},
 		{"sh: './f.sh ${X}'"},
 		{"sh: grep x", "sh: grep x, ok: [1]"},
 		{"tap: stdin", "tap: {stdin: true}, records: block"},

@@ -57,7 +57,7 @@ func (c *child) run(ctx context.Context, first job) error {
 	cmd.Stdin = writing(func(w io.Writer) { c.write(ctx, w, first) })
 	cmd.Stdout = reading(func(r io.Reader) { c.read(ctx, r) })
 	cmd.Stderr = c.errs
-	c.errs.begin(c.l.stderr)
+	c.errs.begin(c.l.stderr, func([]byte) {})
 	if err := c.l.start(cmd); err != nil {
 		c.abandon(err)
 		return err

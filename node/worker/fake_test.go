@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"sync"
 
 	"weir/stream"
@@ -10,6 +11,8 @@ import (
 
 // fakeEmitter keeps what is emitted.
 type fakeEmitter struct {
+	errs bool // an edge starts at port err
+
 	mu   sync.Mutex
 	outs []stream.Out
 }
@@ -23,6 +26,9 @@ func (f *fakeEmitter) Emit(_ context.Context, o stream.Out) error {
 }
 
 func (f *fakeEmitter) EmitBatch(ctx context.Context, os []stream.Out) error {
+	if os[0].Port == "err" && !f.errs {
+		return fmt.Errorf("no: %w", stream.ErrNoEdge)
+	}
 	for _, o := range os {
 		if err := f.Emit(ctx, o); err != nil {
 			return err

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -43,18 +45,34 @@ var newline = []byte{'\n'}
 
 // input is a body and a newline for os/exec to copy to a program. A program that does not
 // read all of it breaks the pipe, which os/exec takes as no error.
-type input struct{ body []byte }
+type input struct {
+	body []byte
 
-// WriteTo is what os/exec uses: one write for the body, without a copy.
+	n    atomic.Int64 // bytes written
+	pipe atomic.Value // of io.Writer: the pipe, once there is one
+}
+
+// pieceBytes is how much of a body is written at once, in bytes: each piece that the pipe took is a
+// sign of progress, and most blocks are one or two.
+const pieceBytes = 256 << 10
+
+// WriteTo is what os/exec uses: the body is written without a copy.
 func (in *input) WriteTo(w io.Writer) (int64, error) {
 	growPipe(w)
-	n, err := w.Write(in.body)
-	if err != nil {
-		return int64(n), err
+	in.pipe.Store(w)
+	for piece := range slices.Chunk(in.body, pieceBytes) {
+		n, err := w.Write(piece)
+		if in.n.Add(int64(n)); err != nil {
+			return in.n.Load(), err
+		}
 	}
-	m, err := w.Write(newline)
-	return int64(n + m), err
+	n, err := w.Write(newline)
+	return in.n.Add(int64(n)), err
 }
+
+// read is how many bytes the program has read, as far as one can see: once the input has ended, all
+// that was written.
+func (in *input) read() int64 { return in.n.Load() - int64(unreadBytes(in.pipe.Load())) }
 
 // Read makes input an io.Reader, as os/exec asks for one.
 func (in *input) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
@@ -85,16 +103,19 @@ type output struct {
 	over func() // ends the program, as it prints more
 	full bool   // it did print more
 	cut  error  // the pipe was closed on us before its end
+
+	n atomic.Int64 // bytes read, of this process
 }
 
 // begin readies the buffer for a process.
 func (o *output) begin(limit int, over func()) {
-	*o = output{buf: o.buf[:0], max: limit, over: over}
+	o.buf, o.max, o.over, o.full, o.cut = o.buf[:0], limit, over, false, nil
+	o.n.Store(0)
 }
 
 // reset forgets the process; false: the buffer is not worth keeping.
 func (o *output) reset() bool {
-	*o = output{buf: o.buf[:0]}
+	o.begin(0, nil)
 	return cap(o.buf) <= outputKeepMax
 }
 
@@ -124,6 +145,7 @@ func (o *output) ReadFrom(r io.Reader) (int64, error) {
 		// One byte above max is enough to know.
 		n, err := r.Read(o.buf[len(o.buf):min(cap(o.buf), o.max+1)])
 		o.buf = o.buf[:len(o.buf)+n]
+		o.n.Add(int64(n))
 		if err == io.EOF {
 			return int64(len(o.buf) - start), nil
 		}

@@ -2,10 +2,15 @@ package worker
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"weir/stream"
 )
 
 // Limits of what a program writes to stderr.
@@ -26,15 +31,21 @@ type tail struct {
 	buf  []byte // the last bytes read, at most tailKeep
 	line int    // where in buf the unfinished line begins
 	log  *limiter
+	hear func(line []byte) // is lent each line
+
+	n atomic.Int64 // bytes read, of this process
 }
 
 // begin readies the tail for a process.
-func (t *tail) begin(log *limiter) { *t = tail{buf: t.buf[:0], log: log} }
+func (t *tail) begin(log *limiter, hear func(line []byte)) {
+	t.buf, t.line, t.log, t.hear = t.buf[:0], 0, log, hear
+	t.n.Store(0)
+}
 
-// end logs the last line where it has no newline.
+// end tells of the last line where it has no newline.
 func (t *tail) end() {
 	if t.line < len(t.buf) {
-		t.log.print(t.buf[t.line:])
+		t.tell(t.buf[t.line:])
 	}
 	t.line = len(t.buf)
 }
@@ -57,6 +68,7 @@ func (t *tail) ReadFrom(r io.Reader) (n int64, err error) {
 		m, err := r.Read(t.buf[len(t.buf):cap(t.buf)])
 		t.buf = t.buf[:len(t.buf)+m]
 		n += int64(m)
+		t.n.Add(int64(m))
 		t.print()
 		if err == io.EOF {
 			return n, nil
@@ -80,22 +92,64 @@ func (t *tail) slide() {
 	t.line = max(0, t.line-half)
 }
 
-// print logs the lines that are complete, or too long to wait for.
+// tell logs a line and hands it on.
+func (t *tail) tell(line []byte) {
+	t.log.print(line)
+	t.hear(line)
+}
+
+// print tells of the lines that are complete, or too long to wait for.
 func (t *tail) print() {
 	for t.line < len(t.buf) {
 		rest := t.buf[t.line:]
 		i := bytes.IndexByte(rest, '\n')
 		switch {
 		case i >= 0 && i <= stderrLineMax:
-			t.log.print(rest[:i])
+			t.tell(rest[:i])
 			t.line += i + 1
 		case len(rest) > stderrLineMax:
-			t.log.print(rest[:stderrLineMax])
+			t.tell(rest[:stderrLineMax])
 			t.line += stderrLineMax
 		default:
 			return
 		}
 	}
+}
+
+// Limits of what goes out on port err for one record; what is more is only logged.
+const (
+	errLinesMax = 256
+	errBytesMax = 64 << 10
+)
+
+// errLines are lines of stderr on their way to port err.
+type errLines struct {
+	outs  []stream.Out
+	bytes int
+}
+
+// add copies a line.
+func (e *errLines) add(line []byte) {
+	if len(e.outs) < errLinesMax && e.bytes+len(line) <= errBytesMax {
+		e.outs = append(e.outs, stream.Out{Body: bytes.Clone(bytes.TrimRight(line, "\r")), Port: "err"})
+		e.bytes += len(line)
+	}
+}
+
+// emit hands the lines on, with key and header of the record they belong to; where no edge starts at
+// the port they are dropped.
+func (e *errLines) emit(ctx context.Context, r *stream.Record, em stream.Emitter) error {
+	if len(e.outs) == 0 {
+		return nil
+	}
+	for i := range e.outs {
+		e.outs[i].Key, e.outs[i].Header = r.Key, r.Header
+	}
+	err := em.EmitBatch(ctx, e.outs)
+	if errors.Is(err, stream.ErrNoEdge) {
+		return nil
+	}
+	return err
 }
 
 // limiter logs the stderr of a role's processes, so much a second, and says what it left out.

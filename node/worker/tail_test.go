@@ -40,7 +40,7 @@ func TestTailLogsLines(t *testing.T) {
 		} {
 			var log bytes.Buffer
 			var tl tail
-			tl.begin(&limiter{log: lines(&log)})
+			tl.begin(&limiter{log: lines(&log)}, func([]byte) {})
 			if _, err := tl.ReadFrom(r); err != nil {
 				t.Fatal(err)
 			}
@@ -60,7 +60,7 @@ func TestTailKeepsTheLast(t *testing.T) {
 	want := strings.TrimSpace(all.String())
 	want = want[len(want)-tailShown:]
 	var tl tail
-	tl.begin(&limiter{log: slog.New(slog.DiscardHandler)})
+	tl.begin(&limiter{log: slog.New(slog.DiscardHandler)}, func([]byte) {})
 	if _, err := tl.ReadFrom(iotest.HalfReader(bytes.NewReader(all.Bytes()))); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestTailKeepsTheLast(t *testing.T) {
 	if cap(tl.buf) > tailKeep {
 		t.Errorf("holds %d bytes, limit %d", cap(tl.buf), tailKeep)
 	}
-	tl.begin(tl.log)
+	tl.begin(tl.log, tl.hear)
 	if got := tl.last(); got != "" {
 		t.Errorf("after begin %q is kept", got)
 	}

@@ -22,7 +22,7 @@
 package worker
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +32,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,8 +49,14 @@ type Config struct {
 	// "" is the node's own directory.
 	Dir string
 
-	Line     bool          // keep the program: a line of its output for each of its input
-	Deadline time.Duration // with Line: how long it may go without an answer; 0 = DeadlineDefault
+	Line bool // keep the program: a line of its output for each of its input
+
+	// Deadline is how long the program may go without a sign of progress: with Line an answer, else a
+	// byte read or printed. 0 = DeadlineDefault with Line, else DeadlineEach.
+	Deadline time.Duration
+	// Attempts is how often a record may be blamed before it is given up: a block that fails at its
+	// last attempt is bisected. 0 = AttemptsDefault.
+	Attempts int
 
 	Procs     int   // processes at once; 0 = one per CPU
 	OK        []int // exit codes that ack, besides 0; not with Line
@@ -79,6 +84,8 @@ func (c Config) Validate() error {
 		return errors.New("field OK: a program that stays is not judged by its exit code")
 	case c.Deadline < 0:
 		return fmt.Errorf("field Deadline: %v is negative", c.Deadline)
+	case c.Attempts < 0:
+		return fmt.Errorf("field Attempts: %d is negative", c.Attempts)
 	}
 	for _, code := range c.OK {
 		if code < 0 || code > exitMax {
@@ -99,6 +106,9 @@ const niceness = 5
 // hold its standard output after it exited: a shell needs milliseconds, a person waits.
 const grace = 2 * time.Second
 
+// AttemptsDefault is how often a record may be blamed unless a role says (DESIGN 6).
+const AttemptsDefault = 3
+
 // program is a handler. All its fields but the pools are constant.
 type program struct {
 	name      string // for errors: argv[0] without its directories
@@ -109,6 +119,8 @@ type program struct {
 	ok        [exitMax + 1]bool
 	outputMax int // bytes, the final newline included
 	grace     time.Duration
+	deadline  time.Duration
+	attempts  int
 	stderr    *limiter
 	slots     chan struct{} // one for each process at once
 
@@ -134,6 +146,7 @@ func newProgram(cfg Config) (*program, error) {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	p := &program{argv: cfg.Exec, dir: cfg.Dir, grace: grace, outputMax: stream.RecordBytesMax + 1}
+	p.deadline, p.attempts = cmp.Or(cfg.Deadline, DeadlineEach), cmp.Or(cfg.Attempts, AttemptsDefault)
 	if cfg.Sh != "" {
 		p.argv = []string{"/bin/sh", "-c", cfg.Sh}
 	}
@@ -211,50 +224,6 @@ func environ(cfg Config) []string {
 		"PYTHONUNBUFFERED=1", // else python holds back what it prints before a crash
 	)
 	return env[:len(env):len(env)]
-}
-
-// handle runs the program for one record.
-func (p *program) handle(ctx context.Context, r stream.Record, em stream.Emitter) error {
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	out := p.outputs.Get().(*output)
-	err := p.run(ctx, r, out)
-	<-p.slots // Emit may block: another process may run meanwhile
-	if err == nil && len(out.buf) > 0 {
-		body := bytes.TrimSuffix(out.buf, newline)
-		err = em.Emit(ctx, stream.Out{Body: body, Key: r.Key, Header: r.Header})
-	}
-	if out.reset() {
-		p.outputs.Put(out)
-	}
-	return err
-}
-
-// run runs one process to its end and leaves what it printed in out.
-func (p *program) run(ctx context.Context, r stream.Record, out *output) error {
-	errs := p.tails.Get().(*tail)
-	defer p.tails.Put(errs)
-	errs.begin(p.stderr)
-
-	cmd := p.command(ctx)
-	cmd.Env = append(p.env, "WEIR_ATTEMPT="+strconv.Itoa(r.Attempt))
-	cmd.Stdin = &input{body: r.Body}
-	cmd.Stdout = out
-	cmd.Stderr = errs
-	out.begin(p.outputMax, func() { _ = signalGroup(cmd, syscall.SIGKILL) })
-
-	if err := p.start(cmd); err != nil {
-		return err
-	}
-	err := p.wait(ctx, cmd)
-	errs.end()
-	if ctx.Err() != nil {
-		return fmt.Errorf("run %s: %w", p.name, context.Cause(ctx))
-	}
-	return p.verdict(cmd.ProcessState, err, out, errs)
 }
 
 // command is a process of the program to start. At ctx's end its group is sent SIGTERM; what lives

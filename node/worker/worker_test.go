@@ -35,10 +35,13 @@ func record(body string) stream.Record {
 	return stream.Record{Attempt: 1, Out: stream.Out{Body: []byte(body)}}
 }
 
-// bodies is what was emitted, each body quoted.
+// bodies is what was emitted, each body quoted, behind its port and the line it was.
 func bodies(f *fakeEmitter) string {
 	var b strings.Builder
 	for _, o := range f.outs {
+		if b.WriteString(o.Port); o.Header["weir-line"] != "" {
+			b.WriteString(o.Header["weir-line"] + ":")
+		}
 		fmt.Fprintf(&b, "%q", o.Body)
 	}
 	return b.String()
