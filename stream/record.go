@@ -64,8 +64,8 @@ type Tap interface {
 // Reader reads one partition. Next and Close are called by one goroutine; Done by any, once
 // per record, in any order.
 type Reader interface {
-	// Next returns the next record and the mark after it; the Out is the caller's until the
-	// next call of Next. io.EOF: finished.
+	// Next returns the next record and the mark after it; both are the caller's until the next
+	// call of Next. io.EOF: finished.
 	Next(context.Context) (Out, Mark, error)
 	// Done says that a record, named by its mark, is acked end to end, or is a dead letter.
 	Done(Mark, error)

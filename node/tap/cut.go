@@ -1,6 +1,10 @@
 package tap
 
-import "bytes"
+import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
+)
 
 // This file is pure: it decides where records end.
 
@@ -29,6 +33,11 @@ const (
 	cutFixed            // at the first newline after so many bytes
 	cutRead             // at the last newline there is: for what cannot be read again
 )
+
+// how names the rule, and what else the records follow from, for a mark.
+func (r rule) how(more ...any) uint32 {
+	return crc32.Checksum(fmt.Append(nil, r.cut, r.recordMax, r.block, more), castagnoli())
+}
 
 // target is how many bytes, the newline included, a block has before it looks for its end. It
 // follows from the bytes before it alone, so that a replay cuts the same blocks.

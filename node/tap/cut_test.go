@@ -26,7 +26,7 @@ func readAll(r stream.Reader) (bodies [][]byte, marks []stream.Mark, err error) 
 			return bodies, marks, err
 		}
 		bodies = append(bodies, bytes.Clone(o.Body))
-		marks = append(marks, m)
+		marks = append(marks, bytes.Clone(m))
 	}
 }
 

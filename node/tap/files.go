@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"sort"
+	"syscall"
 
 	"weir/stream"
 )
@@ -20,8 +23,7 @@ func File(path string, cfg Config) (stream.Tap, error) {
 	if path == "" {
 		return nil, errors.New("tap file: the path is empty")
 	}
-	list := func() ([]string, error) { return []string{path}, nil }
-	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: cfg.partition(path), list: list}, nil
+	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: cfg.partition(path), path: path}, nil
 }
 
 // filesTap reads files one after the other as one partition: a line that has no newline at
@@ -30,119 +32,125 @@ type filesTap struct {
 	scope
 	cfg       Config
 	partition string
-	list      func() ([]string, error)
+	path      string                   // the one file
+	list      func() ([]string, error) // of several, sorted; nil: path
 }
 
 func (t *filesTap) Partitions(context.Context) ([]string, error) {
 	return []string{t.partition}, nil
 }
 
-// Open lists the files and opens the first to read. Files that are added, taken away or
-// shortened while a run goes on from a mark change what the mark means: a file that is now too
-// short is refused, the rest is not seen.
+// Open lists the files and opens the first to read. From a mark it goes on only where what comes
+// before is what was read before; else the error is stream.ErrReset, with the reason. DESIGN.md says
+// what may come and go.
 func (t *filesTap) Open(_ context.Context, partition string, at stream.Mark) (stream.Reader, error) {
 	if partition != t.partition {
 		return nil, fmt.Errorf("open tap %s: it has no partition %s", t.partition, partition)
 	}
-	from, err := parseMark(at)
+	r := t.cfg.rule(cutBlock)
+	from, err := r.resume(at)
 	if err != nil {
 		return nil, fmt.Errorf("open tap %s: %w", t.partition, err)
 	}
-	paths, err := t.list()
-	if err != nil {
+	src := &files{paths: []string{t.path}, table: castagnoli()}
+	if t.list != nil {
+		if src.paths, err = t.list(); err != nil {
+			return nil, err
+		}
+		src.many = true
+	}
+	if err := src.begin(from); err != nil {
 		return nil, err
 	}
-	if from.file >= len(paths) {
-		return nil, fmt.Errorf("open tap %s: the mark is in file %d and there are %d", t.partition, from.file+1, len(paths))
-	}
-	src := &files{
-		paths:  paths,
-		index:  from.file,
-		pos:    from.before,
-		first:  from.file,
-		starts: []int64{from.before - from.offset},
-	}
-	if err := src.open(from.offset); err != nil {
-		return nil, err
-	}
-	return &reader{src: src, rule: t.cfg.rule(cutBlock), before: from.before}, nil
+	return &reader{src: src, rule: r, before: from.before}, nil
 }
 
-// files is the source of several files.
+// files is the source of several files. What is read is ahead of what is taken.
 type files struct {
-	paths   []string
-	index   int       // of the file that is read
-	file    *os.File  // paths[index]
-	packed  *unpacker // what unpacks file; nil: it is text
-	regular bool      // it is no pipe, terminal or device: reading it does not wait for others
-	pos     int64     // bytes of the partition read
+	paths []string
+	many  bool // each place has the name of its file
+	table *crc32.Table
 
-	first  int     // the file that starts[0] is of
-	starts []int64 // bytes of the partition before each file opened so far
+	index int     // of the file that is read
+	in    *input  // paths[index]; nil: there is none left
+	had   int64   // bytes of it that were read
+	ends  []int64 // bytes of each file from paths[taken] to the one before paths[index]
+
+	taken int   // index of the file of place
+	place place // behind all that was taken
+	mark  []byte
 }
 
-// open opens paths[index] at offset.
-func (s *files) open(offset int64) error {
-	path := s.paths[s.index]
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("read the input: %w", err)
+// begin goes on from a place, or starts.
+func (s *files) begin(from place) (err error) {
+	s.place = from
+	if s.many {
+		if err := s.locate(); err != nil {
+			return err
+		}
 	}
-	if err := s.use(f, offset); err != nil {
-		_ = f.Close() // nothing was written
-		return fmt.Errorf("read the input: %w", err)
+	s.taken, s.had = s.index, s.place.offset
+	if s.index == len(s.paths) {
+		return nil
+	}
+	s.in, err = openInput(s.paths[s.index])
+	if errors.Is(err, fs.ErrNotExist) && from.offset > 0 {
+		return reset("%s is gone, and %d bytes of it were read before", s.paths[s.index], from.offset)
+	}
+	if err == nil {
+		err = s.in.resume(s.table, s.place, 0)
+	}
+	if err != nil {
+		s.close()
+	}
+	return err
+}
+
+// locate finds the file of the place among several. Those that sort before it were read; one that
+// has changed since they were listed was not read as it is now, or not at all.
+func (s *files) locate() error {
+	from := s.place
+	for _, path := range s.paths {
+		changed := changedAt(path)
+		if path < from.name && changed > from.listed {
+			return reset("%s came or was changed after the files behind it were begun", path)
+		}
+		s.place.listed = max(s.place.listed, changed)
+	}
+	s.index = sort.SearchStrings(s.paths, from.name)
+	if s.index < len(s.paths) && s.paths[s.index] == from.name {
+		return nil
+	}
+	if from.offset > 0 {
+		return reset("%s is gone, and %d bytes of it were read before", from.name, from.offset)
+	}
+	if s.index < len(s.paths) {
+		s.place.name = s.paths[s.index]
 	}
 	return nil
 }
 
-// use makes f the file that is read, from offset.
-func (s *files) use(f *os.File, offset int64) error {
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return err
-	case info.IsDir():
-		return fmt.Errorf("%s is a directory", f.Name())
+// changedAt is when the file, or the link that leads to it, was made, written, renamed or put in place
+// there, by the clock of its file system, in ns since 1970; 0: it cannot be told.
+func changedAt(path string) (ns int64) {
+	for _, stat := range []func(string) (os.FileInfo, error){os.Lstat, os.Stat} {
+		if info, err := stat(path); err == nil {
+			ns = max(ns, info.Sys().(*syscall.Stat_t).Ctim.Nano())
+		}
 	}
-	s.file, s.regular = f, info.Mode().IsRegular()
-	if s.packed = newUnpacker(f); s.packed != nil {
-		return s.unpackFrom(offset)
-	}
-	switch {
-	case s.regular && info.Size() < offset:
-		return anotherFile(f, info.Size(), offset)
-	case offset > 0:
-		_, err = f.Seek(offset, io.SeekStart)
-	}
-	return err
-}
-
-// unpackFrom begins a packed file with the byte of its text at offset.
-func (s *files) unpackFrom(offset int64) error {
-	if !s.regular {
-		return fmt.Errorf("%s is no regular file: have it unpacked before it comes here", s.file.Name())
-	}
-	n, err := io.CopyN(io.Discard, s.packed, offset)
-	if err == io.EOF {
-		return anotherFile(s.file, n, offset)
-	}
-	return err
-}
-
-func anotherFile(f *os.File, size, offset int64) error {
-	return fmt.Errorf("%s has %d bytes, and %d were read before: it is another file now", f.Name(), size, offset)
+	return ns
 }
 
 // read reads of the present file, or of the next that has something.
 func (s *files) read(ctx context.Context, p []byte) (int, error) {
-	for {
-		if !s.regular {
-			if err := waitReadable(ctx, s.file); err != nil {
-				return 0, fmt.Errorf("read %s: %w", s.file.Name(), err)
+	for s.in != nil {
+		if !s.in.regular {
+			if err := waitReadable(ctx, s.in.File); err != nil {
+				return 0, fmt.Errorf("read %s: %w", s.in.Name(), err)
 			}
 		}
-		n, err := s.readFile(p)
-		s.pos += int64(n)
+		n, err := s.in.Read(p)
+		s.had += int64(n)
 		if n > 0 {
 			return n, nil // an error comes again, and an end too
 		}
@@ -152,33 +160,65 @@ func (s *files) read(ctx context.Context, p []byte) (int, error) {
 		if s.index == len(s.paths)-1 {
 			return 0, io.EOF
 		}
-		_ = s.close() // nothing was written
+		s.in.close()
 		s.index++
-		s.starts = append(s.starts, s.pos)
-		if err := s.open(0); err != nil {
+		s.ends = append(s.ends, s.had)
+		s.had = 0
+		if s.in, err = openInput(s.paths[s.index]); err != nil {
 			return 0, err
 		}
 	}
+	return 0, io.EOF
 }
 
-// at finds the last file that begins at or before the byte.
-func (s *files) at(before int64) place {
-	i := sort.Search(len(s.starts), func(i int) bool { return s.starts[i] > before }) - 1
-	return place{file: s.first + i, offset: before - s.starts[i], before: before}
-}
-
-func (s *files) name(file int) string { return s.paths[file] }
-
-func (s *files) readFile(p []byte) (int, error) {
-	if s.packed != nil {
-		return s.packed.Read(p)
+func (s *files) take(p []byte) stream.Mark {
+	for {
+		n := int64(len(p))
+		if len(s.ends) > 0 {
+			n = min(n, s.ends[0]-s.place.offset)
+		}
+		s.place.sum.add(s.table, p[:n], s.place.offset)
+		s.place.offset += n
+		s.place.before += n
+		if p = p[n:]; len(p) == 0 {
+			break
+		}
+		s.next()
 	}
-	return s.file.Read(p)
+	mark := s.place
+	if s.many && s.whole() {
+		mark.name, mark.offset, mark.sum = mark.name+"\x00", 0, sum{} // behind it, whatever becomes of it
+	}
+	s.mark = mark.append(s.mark[:0])
+	return s.mark
+}
+
+// next has the place begin with the next file.
+func (s *files) next() {
+	s.ends = s.ends[1:]
+	s.taken++
+	s.place.offset, s.place.sum, s.place.name = 0, sum{}, s.paths[s.taken]
+}
+
+// whole reports whether the place is known to be at the end of its file.
+func (s *files) whole() bool {
+	if len(s.ends) > 0 {
+		return s.place.offset == s.ends[0]
+	}
+	return s.in != nil && s.in.size > 0 && s.place.offset == s.in.size
+}
+
+func (s *files) at() (string, int64) {
+	for len(s.ends) > 0 && s.place.offset == s.ends[0] {
+		s.next()
+	}
+	return s.paths[min(s.taken, len(s.paths)-1)], s.place.offset
 }
 
 func (s *files) close() error {
-	if s.packed != nil {
-		s.packed.free()
+	if s.in != nil {
+		s.in.close()
+		s.in = nil
 	}
-	return s.file.Close()
+	return nil
 }

@@ -103,7 +103,7 @@ func open(t *testing.T, tp stream.Tap, at stream.Mark) (stream.Reader, error) {
 }
 
 // write makes a file of dir.
-func write(t *testing.T, dir, name, text string) string {
+func write(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -132,10 +132,12 @@ func TestFileErrors(t *testing.T) {
 		{"no path", file(""), nil, "tap file: the path is empty"},
 		{"no file", file(dir + "/no"), nil, "read the input: open DIR/no: no such file or directory"},
 		{"directory", file(dir + "/x.go"), nil, "read the input: DIR/x.go is a directory"},
-		{"shorter than the mark", file(short), place{0, 9, 9}.mark(), "read the input: DIR/short has 2 bytes, and 9 were read before: it is another file now"},
-		{"mark in another file", file(short), place{1, 2, 9}.mark(), "open tap DIR/short: the mark is in file 2 and there are 1"},
+		{"shorter than the mark", file(short), markAt(9), "DIR/short has 2 bytes, and 9 were read before: it is another file now"},
+		{"another text before the mark", file(short), markAt(2), "DIR/short is another file than the one of which 2 bytes were read before"},
+		{"no file at the mark", file(dir + "/no"), markAt(2), "DIR/no is gone, and 2 bytes of it were read before"},
 		{"foreign mark", file(short), stream.Mark("x"), "open tap DIR/short: mark 78: of another tap or version"},
-		{"damaged mark", file(short), stream.Mark{markVersion, 0x80}, "open tap DIR/short: mark 0180: cut short or damaged"},
+		{"mark of other cuts", file(short), (&place{how: 1, offset: 2}).append(nil), "open tap DIR/short: records are cut otherwise than before"},
+		{"damaged mark", file(short), stream.Mark{markVersion, 12: 0, 13: 0x80}, "open tap DIR/short: mark 0200000000000000000000000080: cut short or damaged"},
 		{"long line", file(dir + "/long"), nil, "DIR/long: the line at byte 6 is longer than 1048576 bytes: raise record-max"},
 		{"no pattern", glob(), nil, "tap glob: there is no pattern"},
 		{"empty pattern", glob(dir, ""), nil, `tap glob "": the pattern is empty`},
@@ -151,7 +153,12 @@ func TestFileErrors(t *testing.T) {
 				tp, err := tc.tap(cfg)
 				if err == nil {
 					var r stream.Reader
-					if r, err = open(t, tp, tc.at); err == nil {
+					at := tc.at
+					if p, err := parseMark(at); err == nil && p.how != 1 {
+						p.how = cfg.rule(cutBlock).how()
+						at = p.append(nil)
+					}
+					if r, err = open(t, tp, at); err == nil {
 						_, _, err = readAll(r)
 					}
 				}
@@ -309,9 +316,15 @@ func TestCancelledReader(t *testing.T) {
 	}
 }
 
+// markAt is the mark of a file's bytes that nobody read, cut into lines.
+func markAt(offset int64) stream.Mark {
+	p := place{how: Config{}.rule(cutBlock).how(), offset: offset, before: offset}
+	return p.append(nil)
+}
+
 func TestMarks(t *testing.T) {
-	for _, p := range []place{{}, {1, 2, 3}, {1 << 20, 1 << 50, 1 << 60}} {
-		got, err := parseMark(p.mark())
+	for _, p := range []place{{}, {how: 1, before: 1 << 60, offset: 1 << 50, sum: sum{3, 4}, listed: 1 << 60, inode: 1 << 63, name: "a/b"}} {
+		got, err := parseMark(p.append(nil))
 		if err != nil || got != p {
 			t.Errorf("%v came back as %v, %v", p, got, err)
 		}
@@ -319,11 +332,11 @@ func TestMarks(t *testing.T) {
 }
 
 func FuzzParseMark(f *testing.F) {
-	f.Add([]byte(place{1, 2, 3}.mark()))
-	f.Add([]byte{markVersion, 0x80, 0, 0})
+	f.Add([]byte((&place{name: "x"}).append(nil)))
+	f.Add([]byte{markVersion, 12: 0, 13: 0x80})
 	f.Fuzz(func(t *testing.T, m []byte) {
 		p, err := parseMark(m)
-		if err == nil && (p.file < 0 || p.offset < 0 || p.before < p.offset) {
+		if err == nil && (p.offset < 0 || p.before < 0 || p.listed < 0) {
 			t.Errorf("%x is read as %v", m, p)
 		}
 	})

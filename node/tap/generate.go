@@ -76,22 +76,23 @@ func (t *generateTap) Open(_ context.Context, partition string, at stream.Mark) 
 	if want := t.cfg.partition("generate"); partition != want {
 		return nil, fmt.Errorf("open tap %s: it has no partition %s", want, partition)
 	}
-	from, err := parseMark(at)
+	line := template(t.g.Size)
+	r := t.cfg.rule(cutBlock)
+	if t.cfg.Block && t.g.Rate > 0 {
+		r.cut = cutFixed
+		r.block = int(min(t.g.Rate*blockTime.Seconds()*float64(len(line)), blockMax))
+	}
+	from, err := r.resume(at, t.g.Size)
 	if err != nil {
 		return nil, fmt.Errorf("open tap %s: %w", partition, err)
 	}
-	line := template(t.g.Size)
 	src := &generator{
 		g:     t.g,
 		label: partition,
 		line:  line,
 		made:  from.before / int64(len(line)),
+		place: from,
 		pace:  pace{rate: t.g.Rate, began: time.Now()},
-	}
-	r := t.cfg.rule(cutBlock)
-	if t.cfg.Block && t.g.Rate > 0 {
-		r.cut = cutFixed
-		r.block = int(min(t.g.Rate*blockTime.Seconds()*float64(len(line)), blockMax))
 	}
 	return &reader{src: src, rule: r, before: from.before}, nil
 }
@@ -119,6 +120,8 @@ type generator struct {
 	line  []byte // the present one
 	rest  []byte // what of it was not read yet
 	made  int64  // lines
+	place place  // behind all that was taken
+	mark  []byte // of that
 	pace  pace
 }
 
@@ -172,9 +175,13 @@ func (s *generator) number() {
 	s.rest = s.line
 }
 
-func (s *generator) at(before int64) place { return place{offset: before, before: before} }
+func (s *generator) take(p []byte) stream.Mark {
+	s.place.before += int64(len(p))
+	s.mark = s.place.append(s.mark[:0])
+	return s.mark
+}
 
-func (s *generator) name(int) string { return s.label }
+func (s *generator) at() (string, int64) { return s.label, s.place.before }
 
 func (s *generator) close() error { return nil }
 

@@ -50,8 +50,9 @@ func (t *stdinTap) Open(_ context.Context, partition string, at stream.Mark) (st
 
 // stdin is the source of standard input.
 type stdin struct {
-	r    io.Reader
-	file *os.File // r, where it is a file
+	r     io.Reader
+	file  *os.File // r, where it is a file
+	taken int64    // bytes
 }
 
 // readMax is the most that is taken of standard input at once, in bytes: a block. Its rest is
@@ -71,8 +72,12 @@ func (s *stdin) read(ctx context.Context, p []byte) (int, error) {
 	return 0, err
 }
 
-func (s *stdin) at(before int64) place { return place{offset: before, before: before} }
+// take has no mark to give.
+func (s *stdin) take(p []byte) stream.Mark {
+	s.taken += int64(len(p))
+	return nil
+}
 
-func (s *stdin) name(int) string { return "stdin" }
+func (s *stdin) at() (string, int64) { return "stdin", s.taken }
 
 func (s *stdin) close() error { return nil }

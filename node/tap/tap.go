@@ -14,7 +14,6 @@ package tap
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -91,55 +90,15 @@ func (e *DataError) ExitCode() int { return 65 }
 
 var newline = []byte{'\n'}
 
-// place is where in a partition a record ends.
-type place struct {
-	file   int   // index among the files
-	offset int64 // in that file, bytes
-	before int64 // bytes of the partition before it
-}
-
-// markVersion begins each mark. A mark that begins otherwise is not ours.
-const markVersion = 1
-
-func (p place) mark() stream.Mark {
-	m := make([]byte, 1, 1+3*binary.MaxVarintLen64)
-	m[0] = markVersion
-	m = binary.AppendUvarint(m, uint64(p.file))
-	m = binary.AppendUvarint(m, uint64(p.offset))
-	return binary.AppendUvarint(m, uint64(p.before))
-}
-
-// parseMark reads what place.mark wrote; no mark is the start.
-func parseMark(m stream.Mark) (place, error) {
-	if len(m) == 0 {
-		return place{}, nil
-	}
-	if m[0] != markVersion {
-		return place{}, fmt.Errorf("mark %x: of another tap or version", []byte(m))
-	}
-	var v [3]uint64
-	rest := []byte(m[1:])
-	for i := range v {
-		n := 0
-		if v[i], n = binary.Uvarint(rest); n <= 0 || v[i] > 1<<62 {
-			return place{}, fmt.Errorf("mark %x: cut short or damaged", []byte(m))
-		}
-		rest = rest[n:]
-	}
-	if len(rest) > 0 || v[1] > v[2] {
-		return place{}, fmt.Errorf("mark %x: damaged", []byte(m))
-	}
-	return place{file: int(v[0]), offset: int64(v[1]), before: int64(v[2])}, nil
-}
-
 // source is a stream of bytes that a reader cuts.
 type source interface {
 	// read reads some bytes into p, at least one unless it returns an error; io.EOF ends it.
 	read(ctx context.Context, p []byte) (int, error)
-	// at says where the byte is that has so many of the partition before it.
-	at(before int64) place
-	// name is what a person calls the file.
-	name(file int) string
+	// take is told the bytes of the next record and returns the mark behind them, which is the
+	// source's until the next call.
+	take(p []byte) stream.Mark
+	// at names the byte behind all that was taken: its file, as a person calls it, and where in it.
+	at() (name string, offset int64)
 	close() error
 }
 
@@ -155,20 +114,20 @@ type reader struct {
 	ended  bool  // the source has
 }
 
-// Next returns the next record. The body is the caller's until the next call.
+// Next returns the next record. Body and mark are the caller's until the next call.
 func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 	for {
 		pending := r.buf[r.head:]
 		n, ok := r.rule.next(pending, r.before, r.ended)
 		switch {
 		case !ok:
-			at := r.src.at(r.before)
-			return stream.Out{}, nil, &DataError{File: r.src.name(at.file), Offset: at.offset, RecordMax: r.rule.recordMax}
+			name, offset := r.src.at()
+			return stream.Out{}, nil, &DataError{File: name, Offset: offset, RecordMax: r.rule.recordMax}
 		case n > 0:
 			r.head += n
 			r.before += int64(n)
-			body := bytes.TrimSuffix(pending[:n], newline)
-			return stream.Out{Body: body}, r.src.at(r.before).mark(), nil
+			mark := r.src.take(pending[:n])
+			return stream.Out{Body: bytes.TrimSuffix(pending[:n], newline)}, mark, nil
 		case r.ended:
 			return stream.Out{}, nil, io.EOF
 		}

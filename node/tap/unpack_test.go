@@ -92,7 +92,7 @@ func TestUnpack(t *testing.T) {
 				t.Fatalf("%s, block=%v: %d records, the text has %d", ext, block, len(bodies), len(want))
 			}
 			for i := 0; i < len(ms); i += 1 + len(ms)/20 {
-				if !bytes.Equal(ms[i], marks[i]) {
+				if !sameText(t, ms[i], marks[i]) {
 					t.Fatalf("%s: mark %d is %x, of the text %x", ext, i, ms[i], marks[i])
 				}
 				r, err := open(t, tp, ms[i])
@@ -106,6 +106,16 @@ func TestUnpack(t *testing.T) {
 			}
 		}
 	}
+}
+
+// sameText reports whether two marks have the same text before them, cut by the same rule.
+func sameText(t *testing.T, a, b stream.Mark) bool {
+	p, err := parseMark(a)
+	q, err2 := parseMark(b)
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	return p.how == q.how && p.before == q.before
 }
 
 func TestUnpackErrors(t *testing.T) {
@@ -147,8 +157,8 @@ func TestUnpackErrors(t *testing.T) {
 		{"flipped", "sum.gz", flip(gz, len(gz)-6), nil, fmt.Sprintf("FILE: this is no gzip data, or damaged, at byte %d: gzip: invalid checksum", len(gz))},
 		{"flipped", "sum.zst", flip(zst, len(zst)-2), nil, fmt.Sprintf("FILE: this is no zstd data, or damaged, at byte %d: CRC check failed", len(zst))},
 		{"wide", "wide.zst", wide.String(), nil, "FILE: the part at byte 6 needs a window above 8 MiB: pack it again, without --long and --ultra"},
-		{"short for the mark", "short.gz", gz, place{0, 1 << 20, 1 << 20}.mark(), fmt.Sprintf("read the input: FILE has %d bytes, and 1048576 were read before: it is another file now", len(lines))},
-		{"bad before the mark", "bad.gz", gz[:len(gz)/2], place{0, int64(len(lines)) - 5, int64(len(lines)) - 5}.mark(), fmt.Sprintf("read the input: FILE: the gzip data ends in the middle, at byte %d: the file was cut short", len(gz)/2)},
+		{"short for the mark", "short.gz", gz, markAt(1 << 20), fmt.Sprintf("FILE has %d bytes, and 1048576 were read before: it is another file now", len(lines))},
+		{"bad before the mark", "bad.gz", gz[:len(gz)/2], markAt(int64(len(lines)) - 5), fmt.Sprintf("read the input: FILE: the gzip data ends in the middle, at byte %d: the file was cut short", len(gz)/2)},
 		{"a pipe", "fifo.gz", "", nil, "read the input: FILE is no regular file: have it unpacked before it comes here"},
 	} {
 		path := filepath.Join(dir, tc.file)
