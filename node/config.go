@@ -38,6 +38,11 @@ type Config struct {
 	Hooks     *Hooks              // the simulator's; nil = none
 	Log       *slog.Logger        // nil = discard
 
+	// DeadLetters says what becomes of a record that a role of this node cannot handle: it is kept in
+	// DataDir, or else in that of another node, and waits where no node has one; false: its pipeline
+	// fails.
+	DeadLetters bool
+
 	// Broken is told, from any goroutine, that DataDir can no longer be written, and should end the
 	// process there and then: a call to a disk that hangs cannot be waited for. nil: Run ends with
 	// the error, if it can.

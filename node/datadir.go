@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"weir/consensus"
+	"weir/node/dead"
 	"weir/stream/mux"
 	"weir/topology"
 )
@@ -32,11 +33,13 @@ const (
 //	lock       locked by the process that runs there, and holds its number
 //	node.json  who the node is, written at each start before the socket opens
 //	log        what it must not forget of the log (consensus.Store), there from its first start on
+//	dead.db    the dead letters that it keeps
 type dataDir struct {
-	path   string
-	noSync bool
-	lock   *os.File         // nil without a path
-	store  *consensus.Store // nil without a path
+	path    string
+	noSync  bool
+	lock    *os.File         // nil without a path
+	store   *consensus.Store // nil without a path
+	letters *dead.Store      // likewise
 	identity
 }
 
@@ -162,8 +165,25 @@ func (d *dataDir) begin(cfg Config, cluster string) error {
 	if err != nil {
 		return err
 	}
+	if err := d.openLetters(); err != nil {
+		return err
+	}
 	d.Boot++
 	return d.write()
+}
+
+// openLetters opens the dead letters.
+func (d *dataDir) openLetters() (err error) {
+	d.letters, err = dead.Open(d.file("dead.db"), d.noSync)
+	switch {
+	case errors.Is(err, dead.ErrNewer):
+		return &DirError{d.path, fmt.Errorf("dead.db: %w", err), 78}
+	case errors.Is(err, dead.ErrDamaged):
+		return &DirError{d.path, fmt.Errorf("dead.db, which holds dead letters: %w: move it away, and they are lost", err), 74}
+	case err != nil:
+		return d.disk("open dead.db", err)
+	}
+	return nil
 }
 
 // belongs refuses the directory of another node or another cluster.
@@ -185,6 +205,9 @@ func (d *dataDir) close() error {
 	var err error
 	if d.store != nil {
 		err = d.store.Close()
+	}
+	if d.letters != nil {
+		err = errors.Join(err, d.letters.Close())
 	}
 	if d.lock != nil {
 		err = errors.Join(err, d.lock.Close())

@@ -68,6 +68,7 @@ type Node struct {
 	consensus *consensus.Consensus
 	keeper    *keeper
 	reports   reports
+	letters   *letters
 
 	draining atomic.Bool
 	drained  chan struct{} // closed by the first call to drain: Run is to leave
@@ -213,6 +214,7 @@ func (n *Node) join() error {
 		return err
 	}
 	n.keeper = newKeeper(n)
+	n.letters = newLetters(n)
 	n.mux.HandlePacket(n.gossip.HandlePacket)
 	n.mux.Handle(mux.KindGossip, func(_ context.Context, _ mux.Peer, c net.Conn) { n.gossip.HandleStream(c) })
 	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))

@@ -52,8 +52,9 @@ type answer struct {
 // remotes are what this node can be asked by its peers.
 func (n *Node) remotes() map[string]remote {
 	return map[string]remote{
-		"status": n.answerStatus,
-		"drain":  n.answerDrain,
+		"status":    n.answerStatus,
+		"drain":     n.answerDrain,
+		"dead/keep": answered(n.letters.keep),
 	}
 }
 

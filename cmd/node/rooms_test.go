@@ -28,8 +28,9 @@ node/worker, node/tap, node/sink <- stream, node/spec
 node/bench                       <- stream
 node/store                       <-
 node/servertest                  <-
+node/dead                        <-
 node/job                         <- topology, stream, node/store
-node/api                         <- topology, node/job
+node/api                         <- topology, node/job, node/dead
 node                             <- all of the above
 sim                              <- topology, stream, node, node/spec
 cmd/node                         <- topology, node, node/*, sim
@@ -41,7 +42,7 @@ const modules = `
 github.com/hashicorp/memberlist <- gossip
 github.com/hashicorp/raft       <- consensus
 github.com/hashicorp/go-hclog   <- consensus
-go.etcd.io/bbolt               <- consensus
+go.etcd.io/bbolt               <- consensus, node/dead
 github.com/quic-go/quic-go      <- stream/mux, node/bench
 github.com/klauspost/compress   <- stream/wire, node/tap, node/sink
 github.com/goccy/go-yaml        <- node/spec
