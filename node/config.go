@@ -3,6 +3,7 @@ package node
 import (
 	"log/slog"
 	"net"
+	"time"
 
 	"weir/stream"
 	"weir/topology"
@@ -13,6 +14,10 @@ import (
 type Role struct {
 	Name     string // "role" wherever a pipeline names it, "pipeline/role" only there
 	Capacity int    // records worked on at once; 0 = 50
+	Attempts int    // how often a record may fail before it is a dead letter; 0 = 3
+	// Deadline is how long a Handler may be without progress before its records have failed: see
+	// stream.InletConfig. 0 = for ever.
+	Deadline time.Duration
 	Program  string // a hash of what it does, by which plan sees whether nodes do the same; "" = not told
 	Handler  stream.Handler
 	Tap      stream.Tap

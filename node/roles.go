@@ -62,6 +62,7 @@ func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.R
 	}
 	in := stream.InletConfig{
 		Role: r.Name, Handler: cfg.Handler, Capacity: cfg.Capacity, Outlet: rr.outlet,
+		Attempts: cfg.Attempts, Deadline: cfg.Deadline,
 		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 	}
 	if cfg.Sink != nil {

@@ -1,16 +1,16 @@
 package stream
 
 import (
-	"bytes"
-	"fmt"
 	"slices"
+	"time"
 
 	"weir/stream/wire"
 	"weir/topology"
 )
 
-// excerptBytes is how much of a record the reason of a failure quotes.
-const excerptBytes = 60
+// adoptMissesMax is how many nacked records are offered to links in vain before the rest is not
+// tried: where no link has credit, an ack must not cost a look at each.
+const adoptMissesMax = 16
 
 // orphan is a record whose link died, or that was nacked, until another link takes it. Its
 // chunk keeps its bytes, and stays charged.
@@ -19,6 +19,7 @@ type orphan struct {
 	c     *chunk
 	rec   wire.Record     // its slices are parts of the chunk
 	avoid topology.NodeID // the node that nacked it
+	due   time.Time       // not before this
 }
 
 // charge counts bytes that s pins more, or less.
@@ -144,7 +145,14 @@ func (o *Outlet) adopt(e *outEdge) {
 		n++
 	}
 	e.orphans = slices.Delete(e.orphans, 0, n)
-	e.nacked = slices.DeleteFunc(e.nacked, func(or orphan) bool { return o.adoptOne(e, &or) })
+	misses := 0
+	e.nacked = slices.DeleteFunc(e.nacked, func(or orphan) bool {
+		if misses < adoptMissesMax && o.adoptOne(e, &or) {
+			return true
+		}
+		misses++
+		return false
+	})
 }
 
 func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
@@ -163,52 +171,6 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 		o.cfg.Budget.chunks.put(or.c)
 	}
 	return true
-}
-
-// giveBack makes an orphan of a nacked record. The first time that one may not be tried again
-// it returns the reason.
-func (s *Sender) giveBack(n wire.Nack) (reason string) {
-	o := s.o
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if n.Seq >= s.sent() {
-		return ""
-	}
-	sl, ok := s.win.free(n.Seq)
-	if !ok {
-		return ""
-	}
-	o.cfg.Hooks.sometimes("a record is nacked")
-	or := o.copyOut(sl, n.Seq)
-	s.drop(sl.c, 1, int(sl.bytes))
-	or.avoid = s.peer
-	or.rec.Attempt++
-	s.e.nacked = append(s.e.nacked, or)
-	switch {
-	case o.failed:
-		return ""
-	case n.Code == wire.CodeConfig:
-		reason = fmt.Sprintf("role %s: %s", s.e.edge.To, n.Reason)
-	case or.rec.Attempt > attemptsMax:
-		o.cfg.Hooks.sometimes("a record has failed too often")
-		reason = fmt.Sprintf("role %s failed %d times on record %d of its source, %s: %s", s.e.edge.To, attemptsMax, or.rec.Seq, excerpt(or.rec.Body), n.Reason)
-	}
-	o.failed = reason != ""
-	o.adopt(s.e)
-	o.wake()
-	return reason
-}
-
-// excerpt is the first line of a body, quoted, as far as a person needs it to find the record.
-func excerpt(body []byte) string {
-	line, _, more := bytes.Cut(body, []byte{'\n'})
-	if len(line) > excerptBytes {
-		line, more = line[:excerptBytes], true
-	}
-	if more {
-		return fmt.Sprintf("which begins %q", line)
-	}
-	return fmt.Sprintf("%q", line)
 }
 
 // copyOut makes an orphan with a chunk of its own, since the rest of its old one stays.

@@ -19,7 +19,8 @@
 //
 // A sender keeps a record until the chain behind it has acked it (custody). When a link dies,
 // [Outlet.Serve] returns and what was un-acked goes to the other links of its edge; a record that
-// a handler refused goes to another node, and at the third time the run stops.
+// a handler refused goes to another node, at once or after a pause, and is a dead letter when it has
+// failed too often. Where nobody keeps these, the run stops.
 //
 // A role at work may change: [Outlet.Revise] gives it other edges, [Inlet.Pause] and [Source.Pause]
 // hold up what it takes or reads.

@@ -74,11 +74,15 @@ func (r *rig) link(o *Outlet, from, to string, in *Inlet, node topology.NodeID) 
 }
 
 func (r *rig) linkFrom(self topology.NodeID, o *Outlet, from, to string, in *Inlet, node topology.NodeID) *liveLink {
+	return r.linkOf(self, o, topology.Edge{From: from, To: to}, in, node)
+}
+
+func (r *rig) linkOf(self topology.NodeID, o *Outlet, edge topology.Edge, in *Inlet, node topology.NodeID) *liveLink {
 	r.gen++
 	a, b := net.Pipe()
 	l := &liveLink{drain: make(chan struct{}), drained: make(chan error, 1)}
 	l.cut = func() { a.Close(); b.Close() }
-	h := Hello{Link: topology.Link{Pipeline: "p", Edge: topology.Edge{From: from, To: to}, From: self, To: node}, Boot: 1, Generation: r.gen}
+	h := Hello{Link: topology.Link{Pipeline: "p", Edge: edge, From: self, To: node}, Boot: 1, Generation: r.gen}
 	r.group.Go(func() { l.drained <- o.Serve(r.ctx, a, h, l.drain) })
 	r.group.Go(func() {
 		inc, err := Accept(b)
@@ -126,10 +130,13 @@ func (r *numbers) Close() error { return nil }
 type memory struct {
 	mu      sync.Mutex
 	bodies  map[string]int
+	headers map[string]map[string]string // by body, of those that have any
 	stalled chan struct{}
 }
 
-func newMemory() *memory { return &memory{bodies: make(map[string]int)} }
+func newMemory() *memory {
+	return &memory{bodies: make(map[string]int), headers: make(map[string]map[string]string)}
+}
 
 func (m *memory) Load(context.Context, uint64) ([]byte, error) { return nil, nil }
 
@@ -145,6 +152,9 @@ func (m *memory) Write(ctx context.Context, rs []Record, _ Seen) error {
 	defer m.mu.Unlock()
 	for _, r := range rs {
 		m.bodies[string(r.Body)]++
+		if r.Header != nil {
+			m.headers[string(r.Body)] = r.Header
+		}
 	}
 	return nil
 }

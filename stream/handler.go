@@ -2,7 +2,10 @@ package stream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,7 +17,9 @@ import (
 type Batch struct {
 	Records []Record
 
+	in     *Inlet
 	outlet *Outlet // nil: a sink
+	lone   bool    // its record is given to the handler alone: it has failed before
 	trees  []*tree
 	claims []uint64
 	blocks []*block // what the records are parts of
@@ -32,7 +37,9 @@ func (b *Batch) Len() int { return len(b.Records) }
 // again.
 func (b *Batch) To(i int) Emitter { return b.emitters[i] }
 
-// Nack blames record i alone: it goes to another node; at the third attempt its run stops.
+// Nack says that record i alone was not handled. A Retry comes again later, a Poison is a dead
+// letter; else it has failed, goes to another node and is given to its handler alone, and is a dead
+// letter when it has failed too often.
 func (b *Batch) Nack(i int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -68,7 +75,12 @@ type emitter struct {
 	ordinal int // of the held output
 	nack    error
 	closed  bool
+	strays  []Out // outputs for ports without an edge: letters, once the record is handled
+	stray   int   // bytes of these
 }
+
+// straysMax is how many outputs of one record may be for ports without an edge.
+const straysMax = 256
 
 // heldBytesMax is the most that an emitter's buffers keep between batches, in bytes; those of
 // a lone record may keep a block.
@@ -76,6 +88,14 @@ const heldBytesMax = 4 << 10
 
 func (b *Batch) reset() {
 	b.Records, b.trees, b.claims, b.blocks, b.bytes = b.Records[:0], b.trees[:0], b.claims[:0], b.blocks[:0], 0
+	b.lone = false
+}
+
+// release lets go of what the records are parts of.
+func (b *Batch) release() {
+	for _, bl := range b.blocks {
+		bl.release(b.in.cfg.Budget)
+	}
 }
 
 // add takes the peeked record of a block.
@@ -88,16 +108,14 @@ func (b *Batch) add(bl *block) {
 		Attempt: int(w.Attempt),
 		Out:     Out{Body: w.Body, Key: w.Key, Header: w.Header},
 	})
-	b.trees = append(b.trees, &bl.slab.trees[bl.batch.Count-bl.left])
+	b.trees = append(b.trees, bl.take())
 	b.claims = append(b.claims, w.Claim)
 	b.bytes += len(w.Body)
 	if i == len(b.emitters) {
 		b.emitters = append(b.emitters, &emitter{b: b, i: i})
 	}
 	e := b.emitters[i]
-	e.has, e.nack, e.closed, e.ordinal = false, nil, false, -1
-	bl.left--
-	bl.peeked = false
+	e.has, e.nack, e.closed, e.ordinal, e.strays, e.stray = false, nil, false, -1, nil, 0
 }
 
 // item is an output as it goes to the outlet.
@@ -137,9 +155,23 @@ func (e *emitter) ready(o *Out) error {
 	return e.b.outlet.check(o)
 }
 
+// astray keeps an output that ready refused because no edge starts at its port: it will be a dead
+// letter if these are kept. The caller has the batch's mu.
+func (e *emitter) astray(o *Out, err error) error {
+	if !errors.Is(err, ErrNoEdge) || o.Port == "" || e.b.outlet == nil || e.b.in.cfg.Dead == nil {
+		return err
+	}
+	if e.stray += len(o.Body); len(e.strays) == straysMax || e.stray > e.b.in.cfg.RecordMax {
+		return fmt.Errorf("more than %d outputs or %d bytes of one record: %w", straysMax, e.b.in.cfg.RecordMax, err)
+	}
+	e.strays = append(e.strays, Out{Body: slices.Clone(o.Body), Key: slices.Clone(o.Key), Header: maps.Clone(o.Header), Port: o.Port})
+	return nil
+}
+
 func (e *emitter) Emit(ctx context.Context, o Out) error {
 	e.b.mu.Lock()
 	if err := e.ready(&o); err != nil {
+		err = e.astray(&o, err)
 		e.b.mu.Unlock()
 		return err
 	}
@@ -182,10 +214,17 @@ func (e *emitter) EmitBatch(ctx context.Context, os []Out) error {
 	}
 	e.b.mu.Lock()
 	for i := range os {
-		if err := e.ready(&os[i]); err != nil {
-			e.b.mu.Unlock()
-			return err
+		err := e.ready(&os[i])
+		if err == nil {
+			continue
 		}
+		if err = e.astray(&os[i], err); err == nil {
+			os = slices.Delete(slices.Clone(os), i, i+1)
+			e.b.mu.Unlock()
+			return e.EmitBatch(ctx, os)
+		}
+		e.b.mu.Unlock()
+		return err
 	}
 	items := make([]item, 0, len(os))
 	if e.has {
@@ -209,7 +248,7 @@ func (e *emitter) Offer(o Out) error {
 	e.b.mu.Lock()
 	defer e.b.mu.Unlock()
 	if err := e.ready(&o); err != nil {
-		return err
+		return e.astray(&o, err)
 	}
 	if e.has {
 		before := e.item(&e.held, e.ordinal, false)
@@ -240,10 +279,14 @@ func (b *Batch) flush(ctx context.Context) error {
 }
 
 // close ends the batch's emitters, notes err as the reason of all that were not nacked alone,
-// and drops large buffers.
+// and drops large buffers. A Poison among several is not known to be each of them.
 func (b *Batch) close(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var poison *poisonError
+	if len(b.Records) > 1 && errors.As(err, &poison) {
+		err = poison.error
+	}
 	for i, e := range b.emitters[:len(b.Records)] {
 		e.closed = true
 		if e.nack == nil {

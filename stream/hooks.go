@@ -55,6 +55,7 @@ const (
 	BugMarkGap    Bug = "mark over a gap"                // a mark is the newest acked record
 	BugLostCredit Bug = "lost credit"                    // a taken record's credit sometimes does not come back
 	BugUnfenced   Bug = "generation not fenced"          // any generation of a link is read
+	BugDeadDrop   Bug = "dead letter dropped"            // a dead letter is acked and kept nowhere
 	BugCustody    Bug = "custody freed on transport ack" // a record is let go when it was written
 )
 

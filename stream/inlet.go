@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -45,8 +46,21 @@ type InletConfig struct {
 	Serial bool
 	// OnMark is told of each newer low-water mark; it must not block.
 	OnMark func(wire.Mark)
-	Log    *slog.Logger
-	Hooks  *Hooks // nil but in the simulator
+	// Attempts is how often a record may fail before it is a dead letter; 0 = AttemptsDefault.
+	Attempts int
+	// Deadline is how long a handler may be without progress, 0 = for ever: an output emitted or
+	// acked, a record nacked, a call of Batch.Progress. Then its context ends, and what it has not
+	// handled has failed.
+	Deadline time.Duration
+	// Dead keeps a dead letter: it returns nil when the letter is durable, an error when it is to be
+	// tried again, and may block as long as ctx allows. Several may be called at once. nil: a record
+	// that cannot be handled stops the run, unless an edge starts at the role's port dead.
+	Dead func(context.Context, Letter) error
+	// Claim returns the claim of a source that is known to be the newest, 0 = none: records that
+	// come right from a tap with a lower one are refused. It must not block. nil: none is known.
+	Claim func(source uint64) uint64
+	Log   *slog.Logger
+	Hooks *Hooks // nil but in the simulator
 
 	dropAcks bool // test hook: only credit is sent
 }
@@ -54,7 +68,9 @@ type InletConfig struct {
 // Inlet is all links to one role on one node, and the goroutines that handle their records.
 // Serve may be called concurrently.
 type Inlet struct {
-	cfg InletConfig
+	cfg     InletConfig
+	letters chan struct{} // a semaphore: its length is how many dead letters wait
+	dead    atomic.Uint64 // letters made
 
 	mu       sync.Mutex
 	work     sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
@@ -62,10 +78,12 @@ type Inlet struct {
 	queue    []*block  // at most one of each link
 	links    map[linkKey]*Receiver
 	fences   fences
+	claims   map[uint64]uint64 // the newest seen of each source
 	credit   credit
 	busy     int  // records that handlers have
 	idle     int  // handling goroutines that have no records
-	hands    int  // handling goroutines
+	hands    int  // handling goroutines, but those that are stuck
+	stuck    int  // handling goroutines whose handler made no progress for too long
 	overseen bool // Run looks at the queue by itself
 	paused   bool // nothing is taken
 	closed   bool
@@ -89,12 +107,17 @@ func NewInlet(cfg InletConfig) *Inlet {
 	if cfg.RecordMax == 0 {
 		cfg.RecordMax = RecordBytesMax
 	}
+	if cfg.Attempts <= 0 {
+		cfg.Attempts = AttemptsDefault
+	}
 	in := &Inlet{
-		cfg:    cfg,
-		links:  make(map[linkKey]*Receiver),
-		fences: make(fences),
-		marks:  make(map[uint64]wire.Mark),
-		credit: newCredit(cfg.Capacity),
+		cfg:     cfg,
+		links:   make(map[linkKey]*Receiver),
+		fences:  make(fences),
+		claims:  make(map[uint64]uint64),
+		marks:   make(map[uint64]wire.Mark),
+		credit:  newCredit(cfg.Capacity),
+		letters: make(chan struct{}, lettersMax),
 	}
 	if cfg.Serial {
 		in.credit = newCredit(sinkRecordsMax)
@@ -164,14 +187,19 @@ func (in *Inlet) long() bool {
 // hand takes records and gives them to the handler, over and over.
 func (in *Inlet) hand(ctx context.Context) {
 	defer in.group.Done()
-	b := Batch{outlet: in.cfg.Outlet}
+	b := Batch{in: in, outlet: in.cfg.Outlet}
 	for in.take(&b) {
 		if b.Len() == 0 {
-			continue // what came was broken
+			b.release()
+			continue // what came was broken, or of an older claim
 		}
 		for i := range b.Records {
 			r := &b.Records[i]
 			r.ID.Sum = xxh3.Hash(r.Body)
+		}
+		if first := &b.Records[0]; first.Attempt > in.cfg.Attempts { // then it is alone
+			in.finish(ctx, &b, Poison(errCondemned), 0)
+			continue
 		}
 		start := time.Now()
 		err := in.handle(ctx, &b)
@@ -254,10 +282,17 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 			bl.left = 0
 			break
 		}
-		if in.cfg.Serial && len(b.Records) > 0 && bl.rec.Source != b.Records[0].ID.Source {
+		if bl.rec.Claim != 0 && !in.current(bl) {
+			in.bar(bl)
+			taken++
+			continue
+		}
+		lone := bl.rec.Attempt > 1 || in.cfg.Attempts == 1 && !in.cfg.Serial
+		if len(b.Records) > 0 && (lone || b.lone || in.cfg.Serial && bl.rec.Source != b.Records[0].ID.Source) {
 			more = false
 			break
 		}
+		b.lone = lone
 		b.add(bl)
 		taken++
 	}
@@ -305,42 +340,6 @@ func (in *Inlet) starved() {
 		}
 		return
 	}
-}
-
-// finish acks or nacks what a handler had.
-func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Duration) {
-	b.close(err)
-	done := ackBatch{slabs: &in.cfg.Budget.slabs}
-	for i, t := range b.trees {
-		reason := b.emitters[i].nack
-		r, seq := t.slab.owner.(*Receiver), t.seq
-		t.nacked = reason != nil
-		if t.nacked && ctx.Err() == nil {
-			r.nack(seq, reason)
-		}
-		if !done.done(t) && reason == nil {
-			r.handled(seq)
-			if in.cfg.Hooks.has(BugAckEarly) {
-				r.ack(seq, seq+1)
-			}
-		}
-	}
-	done.flush()
-	for _, bl := range b.blocks {
-		bl.release(in.cfg.Budget)
-	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	n := len(b.Records)
-	in.busy -= n
-	in.idle++
-	in.last = took
-	per := took / time.Duration(max(n, 1))
-	in.service += (per - in.service) / 4
-	if per > in.service { // slower than thought: believe it at once
-		in.service = per
-	}
-	in.work.Signal()
 }
 
 // Serve runs a link that a sender opened with hello: it accepts it, unless a newer generation
@@ -418,6 +417,7 @@ func (in *Inlet) enqueue(bl *block) bool {
 		return false
 	}
 	bl.r.next += uint64(bl.left)
+	bl.r.passed = passed{} // the State may know a newer claim by now
 	in.queue = append(in.queue, bl)
 	if in.idle > 0 {
 		in.work.Signal()

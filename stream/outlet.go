@@ -46,6 +46,8 @@ type Outlet struct {
 	edges   []*outEdge      // those that are closed too
 	waiters []chan struct{} // emitters without credit
 	pinned  int64           // bytes, by all senders and orphans
+	timer   *time.Timer     // for records that are to be tried later; nil: none yet
+	rings   time.Time       // when it does; zero: not set
 	failed  bool            // the run must stop: what was nacked stays here
 }
 
@@ -55,8 +57,10 @@ type outEdge struct {
 	closed  bool // it gets no new records
 	senders []*Sender
 	turn    int
-	orphans []orphan             // in our custody, without a link: these go before new records
-	nacked  []orphan             // likewise, each for another node than the one that nacked it
+	orphans []orphan // in our custody, without a link: these go before new records
+	nacked  []orphan // likewise, each for another node than the one that nacked it
+	retries []orphan // likewise, not before they are due
+	backoff backoff
 	marks   map[uint64]wire.Mark // the newest of each source
 
 	records, deliveries, redelivered uint64
@@ -73,7 +77,7 @@ func NewOutlet(cfg OutletConfig) *Outlet {
 	if cfg.Share == 0 {
 		cfg.Share = cfg.Budget.max
 	}
-	o := &Outlet{cfg: cfg, path: hashString(cfg.Pipeline + "/" + cfg.Role)}
+	o := &Outlet{cfg: cfg, path: rolePath(cfg.Pipeline, cfg.Role)}
 	o.Revise(cfg.Edges, cfg.Send)
 	return o
 }
@@ -96,11 +100,14 @@ func (o *Outlet) check(out *Out) error {
 			return err
 		}
 	}
-	if slices.Contains(*o.ports.Load(), out.Port) {
+	if o.carries(out.Port) {
 		return nil
 	}
 	return o.noEdge(out.Port)
 }
+
+// carries reports whether an open edge starts at a port.
+func (o *Outlet) carries(port string) bool { return slices.Contains(*o.ports.Load(), port) }
 
 func (o *Outlet) noEdge(port string) error {
 	return fmt.Errorf("role %s, port %q: %w", o.cfg.Role, port, ErrNoEdge)
@@ -231,7 +238,8 @@ func raise(flag chan struct{}) {
 func (o *Outlet) best(e *outEdge, need int) *Sender {
 	var best *Sender
 	for _, other := range o.edges {
-		if other != e && (!o.split() || other.closed || other.edge.Port != e.edge.Port) || len(other.orphans) > 0 {
+		if other != e && (!o.split() || other.closed || other.edge.Port != e.edge.Port) ||
+			len(other.orphans) > 0 || o.swamped(other, need) {
 			continue
 		}
 		if s := o.pick(other, need, ""); s != nil && (best == nil || s.untaken() < best.untaken()) {
@@ -239,6 +247,16 @@ func (o *Outlet) best(e *outEdge, need int) *Sender {
 		}
 	}
 	return best
+}
+
+// kept is how many records of an edge have come back and wait.
+func (e *outEdge) kept() int { return len(e.nacked) + len(e.retries) }
+
+// swamped reports whether so much of an edge has come back that it gets no new records: those that
+// came back are in no window, but must have a bound as well.
+func (o *Outlet) swamped(e *outEdge, need int) bool {
+	kept := e.kept()
+	return kept >= windowRecords || kept > 0 && e.inflight == 0 && !o.room(pendingBytes(need))
 }
 
 // push gives an item to a link.
@@ -301,8 +319,12 @@ func pendingBytes(need int) int64 {
 
 // fits reports whether s may pin size bytes more.
 func (o *Outlet) fits(s *Sender, size int64) bool {
-	return (s.pinned+size <= windowBytes || s.win.records == 0) &&
-		o.pinned+size <= o.cfg.Share && o.cfg.Budget.held.Load()+size <= o.cfg.Budget.max
+	return (s.pinned+size <= windowBytes || s.win.records == 0) && o.room(size)
+}
+
+// room reports whether the outlet may pin size bytes more.
+func (o *Outlet) room(size int64) bool {
+	return o.pinned+size <= o.cfg.Share && o.cfg.Budget.held.Load()+size <= o.cfg.Budget.max
 }
 
 // Mark passes a low-water mark on; each link gets the newest of each source.
@@ -352,6 +374,7 @@ type EdgeStats struct {
 	Deliveries       uint64
 	Redelivered      uint64
 	FirstRedelivered time.Time // when the first of these was acked; zero: none
+	Retries          int       // records that wait to be tried again
 	Pinned           int64     // bytes
 	Latency          [LatencyBuckets]uint64
 }
@@ -363,7 +386,7 @@ func (o *Outlet) Stats() []EdgeStats {
 	var all []EdgeStats
 	for _, e := range o.edges {
 		st := EdgeStats{
-			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + len(e.nacked),
+			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries),
 			Records: e.records, Deliveries: e.deliveries, Redelivered: e.redelivered,
 			FirstRedelivered: e.firstRedelivered, Latency: e.latency.counts,
 		}

@@ -70,16 +70,18 @@ type Receiver struct {
 	br    *bufio.Reader
 	hello wire.Hello
 	key   linkKey
+	root  uint64        // the path of records that come right from a tap
 	room  chan struct{} // a flag: the last block is all taken
 	wake  chan struct{} // a flag: there is something to ack
 	stop  context.CancelCauseFunc
 
 	// in.mu guards these; link seqs.
-	next  uint64 // read
-	taken uint64
-	limit uint64
-	spent bool // the sender said that its credit ended
-	gone  bool
+	next   uint64 // read
+	taken  uint64
+	limit  uint64
+	spent  bool // the sender said that its credit ended
+	gone   bool
+	passed passed
 
 	mu          sync.Mutex // guards what the ack writer sends next
 	credit      wire.Ack   // its Taken and Limit
@@ -91,13 +93,14 @@ type Receiver struct {
 func newReceiver(in *Inlet, l *Incoming, from topology.NodeID, stop context.CancelCauseFunc) *Receiver {
 	return &Receiver{
 		in: in, conn: l.conn, br: l.r, hello: l.Hello, key: linkKey{l.Edge(), from}, stop: stop,
+		root: rootPath(l.Pipeline, l.From),
 		room: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 }
 
 func (r *Receiver) run(ctx context.Context) error {
 	r.in.mu.Lock()
-	ok := wire.HelloOK{Version: wire.Version, Limit: r.limit}
+	ok := wire.HelloOK{Version: wire.Version, Limit: r.limit, Capacity: uint64(r.in.cfg.Capacity)}
 	r.in.mu.Unlock()
 	if _, err := r.conn.Write(ok.Append(nil)); err != nil {
 		return fmt.Errorf("answer hello: %w", err)
@@ -214,6 +217,14 @@ func (bl *block) peek() error {
 	return bl.batch.Next(&bl.rec)
 }
 
+// take takes the peeked record and returns its tree.
+func (bl *block) take() *tree {
+	t := &bl.slab.trees[bl.batch.Count-bl.left]
+	bl.left--
+	bl.peeked = false
+	return t
+}
+
 func (bl *block) release(b *Budget) {
 	if bl.refs.Add(-1) == 0 {
 		b.chunks.put(bl.c)
@@ -237,6 +248,9 @@ func (r *Receiver) ack(lo, hi uint64) {
 	raise(r.wake)
 }
 
+// fence is for sources: only what comes right from a tap is fenced.
+func (r *Receiver) fence() {}
+
 // handled has the ack writer send that the handler returned for this one.
 func (r *Receiver) handled(seq uint64) {
 	r.mu.Lock()
@@ -246,12 +260,7 @@ func (r *Receiver) handled(seq uint64) {
 }
 
 // nack gives a record back to the sender.
-func (r *Receiver) nack(seq uint64, err error) {
-	n := wire.Nack{Seq: seq, Code: wire.CodeAttempt, Exit: uint64(ExitCode(err)), Reason: err.Error()}
-	var config *ConfigError
-	if errors.As(err, &config) {
-		n.Code = wire.CodeConfig
-	}
+func (r *Receiver) nack(n wire.Nack) {
 	r.mu.Lock()
 	r.nacks = append(r.nacks, n)
 	r.mu.Unlock()

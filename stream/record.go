@@ -150,8 +150,9 @@ const (
 	// RecordBytesMax is the most a record's body may hold unless its pipeline raises it, in
 	// bytes (DESIGN 6: small enough that a window holds several).
 	RecordBytesMax = 1 << 20
-	// attemptsMax is how often a record may be blamed before its run stops.
-	attemptsMax = 3
+	// AttemptsDefault is how often a record may be blamed before it is a dead letter, unless told
+	// otherwise (DESIGN 6).
+	AttemptsDefault = 3
 	// handleTarget is how long one hand-over of several records to a handler should take: long
 	// enough that the hand-over is cheap, short enough that no record waits behind its batch.
 	handleTarget = 50 * time.Microsecond

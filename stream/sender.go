@@ -353,6 +353,7 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		if sl := s.win.at(seq); sl.t != nil && !sl.handled {
 			sl.handled = true
+			s.e.backoff.handled()
 			s.e.latency.add(now.Sub(sl.c.at))
 		}
 	}
@@ -376,6 +377,7 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 		records++
 		bytes += int(sl.bytes)
 		if !sl.handled {
+			s.e.backoff.handled()
 			s.e.latency.counts[latency]++
 		}
 		if sl.again && s.e.firstRedelivered.IsZero() {
@@ -388,11 +390,4 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 	}
 	s.drop(c, records, bytes)
 	return trees
-}
-
-// nacked takes a record back: to another node, or the run stops.
-func (s *Sender) nacked(n wire.Nack) {
-	if reason := s.giveBack(n); reason != "" && s.o.cfg.Fail != nil {
-		s.o.cfg.Fail(reason, int(n.Exit))
-	}
 }

@@ -149,7 +149,7 @@ func (s *Source) fence() { raise(s.fenced) }
 
 // read numbers what the reader returns and emits it.
 func (s *Source) read(ctx, reading context.Context) error {
-	path := s.cfg.Outlet.path | 1 // a root is its parent's only output
+	path := rootPath(s.cfg.Outlet.cfg.Pipeline, s.cfg.Outlet.cfg.Role)
 	var sl *slab
 	var marks []byte // positions are copied into it, many to one allocation
 	for used := rootsPerSlab; ; used++ {

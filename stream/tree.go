@@ -22,6 +22,8 @@ type tree struct {
 type owner interface {
 	// ack may be called by any goroutine, with no lock of stream held.
 	ack(lo, hi uint64)
+	// fence is told that a newer claim reads the source; the caller may have locks.
+	fence()
 }
 
 // slab holds the trees of one batch, so that they are made and dropped together.

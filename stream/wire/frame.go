@@ -139,21 +139,25 @@ func ParseHello(body []byte) (Hello, error) {
 
 // HelloOK accepts a link.
 type HelloOK struct {
-	Version uint64
-	Limit   uint64 // credit: records with a link seq below it may be sent
+	Version  uint64
+	Limit    uint64 // credit: records with a link seq below it may be sent
+	Capacity uint64 // the most records that its handlers have at once
 }
 
 // Append appends the frame.
 func (h HelloOK) Append(b []byte) []byte {
 	return frame(b, TypeHelloOK, func(b []byte) []byte {
-		return binary.AppendUvarint(binary.AppendUvarint(b, h.Version), h.Limit)
+		for _, n := range []uint64{h.Version, h.Limit, h.Capacity} {
+			b = binary.AppendUvarint(b, n)
+		}
+		return b
 	})
 }
 
 // ParseHelloOK reads the body of a HELLO-OK.
 func ParseHelloOK(body []byte) (HelloOK, error) {
 	d := decoder{b: body}
-	h := HelloOK{Version: d.uvarint(), Limit: d.uvarint()}
+	h := HelloOK{Version: d.uvarint(), Limit: d.uvarint(), Capacity: d.uvarint()}
 	return h, d.end()
 }
 
@@ -167,7 +171,9 @@ const (
 	CodeVersion Code = 3 // no protocol version in common
 
 	CodeAttempt Code = 16 // blamed on the record: give it to another node
-	CodeConfig  Code = 17 // blamed on the role: stop the run
+	CodeStop    Code = 17 // the run cannot go on: stop it, for the reason given
+	CodeRetry   Code = 18 // not blamed on the record: give it out again after the pause
+	CodeFenced  Code = 19 // a newer claim reads the source: forget the record, and stop reading
 )
 
 // HelloErr refuses a link.
@@ -220,15 +226,16 @@ type Nack struct {
 	Seq    uint64 // of the link
 	Code   Code
 	Exit   uint64 // the exit code a run that stops for this should have; 0 = 1
+	After  uint64 // milliseconds that the record is to be kept at least
 	Reason string
 }
 
 // Append appends the frame; a longer reason is cut.
 func (n Nack) Append(b []byte) []byte {
 	return frame(b, TypeNack, func(b []byte) []byte {
-		b = binary.AppendUvarint(b, n.Seq)
-		b = binary.AppendUvarint(b, uint64(n.Code))
-		b = binary.AppendUvarint(b, n.Exit)
+		for _, v := range []uint64{n.Seq, uint64(n.Code), n.Exit, n.After} {
+			b = binary.AppendUvarint(b, v)
+		}
 		return appendString(b, cut(n.Reason, reasonBytesMax))
 	})
 }
@@ -236,7 +243,7 @@ func (n Nack) Append(b []byte) []byte {
 // ParseNack reads the body of a NACK.
 func ParseNack(body []byte) (Nack, error) {
 	d := decoder{b: body}
-	n := Nack{Seq: d.uvarint(), Code: Code(d.uvarint()), Exit: d.uvarint(), Reason: d.string(reasonBytesMax)}
+	n := Nack{Seq: d.uvarint(), Code: Code(d.uvarint()), Exit: d.uvarint(), After: d.uvarint(), Reason: d.string(reasonBytesMax)}
 	return n, d.end()
 }
 

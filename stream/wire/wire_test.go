@@ -69,10 +69,10 @@ func TestBatchRoundTrip(t *testing.T) {
 
 func TestControlRoundTrip(t *testing.T) {
 	hello := Hello{1, 3, "p", "a", "err", "b", 2, 9, 17, 1 << 20}
-	ok := HelloOK{1, 100}
+	ok := HelloOK{1, 100, 50}
 	refuse := HelloErr{CodeStale, "behind"}
 	mark := Mark{1, 2, 3, 4, []byte("pos")}
-	nack := Nack{5, CodeConfig, 78, "no such program"}
+	nack := Nack{5, CodeStop, 78, 1500, "no such program"}
 	ack := Ack{7, 9, []Range{{0, 3}}, []Range{{4, 5}, {7, 100}}}
 	check := func(name string, frame []byte, parse func([]byte) (any, error), want any) {
 		t.Helper()

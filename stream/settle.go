@@ -1,0 +1,106 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"weir/stream/wire"
+)
+
+// What becomes of records that a handler had: they are acked, go back to their sender, or are dead
+// letters.
+
+// excerptBytes is how much of a record the reason of a failure quotes.
+const excerptBytes = 60
+
+// errCondemned is the reason of a record that its sender has blamed too often.
+var errCondemned = errors.New("its nodes died each time they had it in hand alone")
+
+// finish settles what a handler had, and notes how long it took.
+func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Duration) {
+	b.close(err)
+	in.settle(ctx, b)
+	b.release()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := len(b.Records)
+	in.busy -= n
+	in.idle++
+	in.last = took
+	per := took / time.Duration(max(n, 1))
+	in.service += (per - in.service) / 4
+	if per > in.service { // slower than thought: believe it at once
+		in.service = per
+	}
+	in.work.Signal()
+}
+
+// settle acks what was handled, and sees to what was not.
+func (in *Inlet) settle(ctx context.Context, b *Batch) {
+	done := ackBatch{slabs: &in.cfg.Budget.slabs}
+	for i, t := range b.trees {
+		reason := b.emitters[i].nack
+		r, seq := t.slab.owner.(*Receiver), t.seq
+		if reason == nil && b.emitters[i].strays != nil {
+			in.buryStrays(ctx, b, i)
+		}
+		t.nacked = reason != nil && !in.refused(ctx, b, i, reason)
+		if !done.done(t) && !t.nacked {
+			r.handled(seq)
+			if in.cfg.Hooks.has(BugAckEarly) {
+				r.ack(seq, seq+1)
+			}
+		}
+	}
+	done.flush()
+}
+
+// refused sees to a record that was not handled. It reports whether the record has become a dead
+// letter, which is acked when that is durable and what was made of the record is acked; otherwise
+// its sender has it back.
+func (in *Inlet) refused(ctx context.Context, b *Batch, i int, err error) (letter bool) {
+	rec, t := &b.Records[i], b.trees[i]
+	r := t.slab.owner.(*Receiver)
+	n := wire.Nack{Seq: t.seq, Code: wire.CodeAttempt, Exit: uint64(ExitCode(err)), Reason: err.Error()}
+	var config *ConfigError
+	var retry *retryError
+	var poison *poisonError
+	switch {
+	case ctx.Err() != nil: // the end of its link gives it back
+		return false
+	case errors.As(err, &config):
+		n.Code, n.Reason = wire.CodeStop, fmt.Sprintf("role %s: %v", in.cfg.Role, err)
+	case errors.As(err, &retry):
+		n.Code, n.After = wire.CodeRetry, uint64(max(retry.after, 0)/time.Millisecond)
+	case !errors.As(err, &poison) && rec.Attempt < in.cfg.Attempts:
+	case in.keepsLetters():
+		in.bury(ctx, b, i, *rec, err)
+		return true
+	case poison != nil:
+		n.Code, n.Reason = wire.CodeStop, fmt.Sprintf("role %s cannot handle %s: %v", in.cfg.Role, describe(rec), err)
+	default:
+		n.Code, n.Reason = wire.CodeStop, fmt.Sprintf("role %s failed %d times on %s: %v", in.cfg.Role, in.cfg.Attempts, describe(rec), err)
+	}
+	r.nack(n)
+	return false
+}
+
+// describe says which record it is, as far as a person needs it to find the record.
+func describe(rec *Record) string {
+	return fmt.Sprintf("record %d of its source, %s", rec.ID.Seq, excerpt(rec.Body))
+}
+
+// excerpt is the first line of a body, quoted.
+func excerpt(body []byte) string {
+	line, _, more := bytes.Cut(body, []byte{'\n'})
+	if len(line) > excerptBytes {
+		line, more = line[:excerptBytes], true
+	}
+	if more {
+		return fmt.Sprintf("which begins %q", line)
+	}
+	return fmt.Sprintf("%q", line)
+}
