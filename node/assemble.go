@@ -104,6 +104,11 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 		return sink.Discard(), nil
 	case s.Postgres != nil:
 		return sink.Postgres(string(s.Postgres.URL), s.Postgres.Table)
+	case s.Redis != nil:
+		return sink.Redis(sink.RedisConfig{
+			URL: string(s.Redis.URL), Stream: strings.ReplaceAll(s.Redis.Stream, "{node}", string(opt.Node)),
+			MaxLen: s.Redis.MaxLen, Log: opt.Log,
+		})
 	case !s.Stdout:
 		return nil, &usageError{"a sink of this kind is not there yet"}
 	}

@@ -48,7 +48,8 @@ github.com/klauspost/compress   <- stream/wire, node/tap, node/sink
 github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node
-github.com/jackc/pgx            <- node/sink, tests
+github.com/jackc/pgx            <- node/sink
+github.com/redis/rueidis        <- node/sink, node/tap
 github.com/zeebo/xxh3           <- stream, stream/wire, node
 golang.org/x/net                <- stream/mux
 golang.org/x/sync               <- *
