@@ -66,7 +66,7 @@ func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.R
 		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 	}
 	if cfg.Sink != nil {
-		rr.sink = stream.NewSinkHandler(cfg.Sink)
+		rr.sink = stream.NewSinkHandler(stream.SinkHandlerConfig{Sink: cfg.Sink, Log: n.log.With("role", r.Name), Hooks: in.Hooks})
 		in.Handler, in.Serial, in.OnMark = rr.sink, true, rr.sink.Mark
 	}
 	rr.inlet = stream.NewInlet(in)

@@ -47,7 +47,9 @@ type roleReport struct {
 	Over     bool         `json:"over,omitempty"` // a tap: ended or stopped, and acked
 	Records  uint64       `json:"records,omitempty"`
 	Lines    uint64       `json:"lines,omitempty"`
-	Dups     uint64       `json:"dups,omitempty"`
+	Dups     uint64       `json:"dups,omitempty"`   // dropped
+	Others   uint64       `json:"others,omitempty"` // written, made otherwise than before
+	Waits    string       `json:"waits,omitempty"`  // why a sink tries again
 }
 
 type edgeReport struct {
@@ -81,7 +83,7 @@ func (rr *roleRun) report() roleReport {
 	}
 	if rr.sink != nil {
 		st := rr.sink.Stats()
-		out.Records, out.Lines, out.Dups = st.Records, st.Lines, st.Duplicates
+		out.Records, out.Lines, out.Dups, out.Others, out.Waits = st.Records, st.Lines, st.Duplicates, st.Nondeterministic, st.Waits
 	}
 	if out.Tap {
 		out.Done = rr.done()
@@ -289,6 +291,7 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 		Taps: []api.Tap{},
 	}
 	taps, done := 0, 0
+	var waits []string
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, r := range all[id].Roles {
 			switch role, known := p.Role(r.Role); {
@@ -305,6 +308,10 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 				out.RecordsOut += r.Records
 				out.LinesOut += r.Lines
 				out.Duplicates += r.Dups
+				out.Nondeterministic += r.Others
+				if r.Waits != "" {
+					waits = append(waits, fmt.Sprintf("role %s on %s tries again: %s", r.Role, id, r.Waits))
+				}
 			}
 		}
 	}
@@ -322,6 +329,9 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 	case len(idle) > 0:
 		out.State = "waiting"
 		out.Reason = strings.Join(idle, "; ")
+	case len(waits) > 0:
+		out.State = "waiting"
+		out.Reason = strings.Join(waits, "; ")
 	}
 	return out
 }

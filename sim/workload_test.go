@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"weir/node"
 	"weir/stream"
 	"weir/topology"
 )
@@ -49,14 +48,14 @@ func TestOutcomes(t *testing.T) {
 		o := w.outcomes()["source"]
 		for _, path := range test.leaves {
 			leaves = append(leaves, hash(path))
-			if o.find(hash(path)) == nil {
+			if !o.has(hash(path)) {
 				t.Errorf("%s (split %v): %s is not among what may become of it", test.graph, test.split, path)
 			}
 		}
-		if o.find(hash("source>sink")) != nil {
+		if o.has(hash("source>sink")) {
 			t.Errorf("%s: it has a way that the graph has not", test.graph)
 		}
-		if got := o.missing(0, leaves); got != test.missing {
+		if got := o.missing(leaves); got != test.missing {
 			t.Errorf("%s (split %v) with %q: %q is missing, want %q", test.graph, test.split, test.leaves, got, test.missing)
 		}
 	}
@@ -90,7 +89,7 @@ func TestBodyOfAnotherSeed(t *testing.T) {
 func TestTap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, h := loadOf(t, "rate 1")
-		tap := roleOn(t, w, "source-1.2").Tap
+		tap := w.Role("source", "source-1.2").Tap
 		ctx := t.Context()
 		parts, _ := tap.Partitions(ctx)
 		if len(parts) != 1 || parts[0] != "source/source-1" {
@@ -146,21 +145,11 @@ func TestTap(t *testing.T) {
 	})
 }
 
-// roleOn is the role source of a node.
-func roleOn(t *testing.T, w *Workload, id topology.NodeID) node.Role {
-	t.Helper()
-	r, err := w.Role("source", id, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 func TestTapCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := loadOf(t, "rate 1")
 		ctx, cancel := context.WithCancel(t.Context())
-		r, _ := roleOn(t, w, "source-1").Tap.Open(ctx, "source/source-1", nil)
+		r, _ := w.Role("source", "source-1").Tap.Open(ctx, "source/source-1", nil)
 		_, _, _ = r.Next(ctx)
 		go func() { time.Sleep(time.Millisecond); cancel() }()
 		if _, _, err := r.Next(ctx); !errors.Is(err, context.Canceled) {

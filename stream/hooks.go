@@ -57,7 +57,11 @@ const (
 	BugUnfenced   Bug = "generation not fenced"          // any generation of a link is read
 	BugDeadDrop   Bug = "dead letter dropped"            // a dead letter is acked and kept nowhere
 	BugCustody    Bug = "custody freed on transport ack" // a record is let go when it was written
+	BugLRU        Bug = "LRU de-duplication"             // a sink remembers the last lruBug IDs
 )
+
+// lruBug is FAULTS 3.5's.
+const lruBug = 10
 
 // sometimes tells that a rare branch was taken.
 func (h *Hooks) sometimes(branch string) {

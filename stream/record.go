@@ -118,6 +118,21 @@ func (e *retryError) Unwrap() error { return e.error }
 // ExitCode is EX_TEMPFAIL of sysexits.h.
 func (e *retryError) ExitCode() int { return 75 }
 
+// RetryAfter reports whether an error is a Retry, and what it asks for.
+func RetryAfter(err error) (after time.Duration, ok bool) {
+	e, ok := errors.AsType[*retryError](err)
+	if !ok {
+		return 0, false
+	}
+	return e.after, true
+}
+
+// IsPoison reports whether an error is a Poison.
+func IsPoison(err error) bool {
+	_, ok := errors.AsType[*poisonError](err)
+	return ok
+}
+
 type poisonError struct{ error }
 
 func (e *poisonError) Unwrap() error { return e.error }

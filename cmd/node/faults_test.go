@@ -200,7 +200,7 @@ func TestWorkerKilled(t *testing.T) {
 		repeated += n - 1
 	}
 	t.Logf("first redelivered record acked %v after the kill; %d redelivered, %d twice", after, f.Redelivered, repeated)
-	if len(counts) != n || uint64(repeated) != f.Duplicates || f.Duplicates > f.Redelivered {
+	if len(counts) != n || repeated > 0 || f.Duplicates > f.Redelivered {
 		t.Errorf("%d of %d lines arrived, %d twice; %+v", len(counts), n, repeated, f)
 	}
 	if !raceEnabled && after > 2500*time.Millisecond {
@@ -209,22 +209,22 @@ func TestWorkerKilled(t *testing.T) {
 }
 
 // TestOrchestratorKilled is the gosrc example with the leader's process killed on the way: the
-// same set of lines, and no more duplicates than redelivered records.
+// same lines, each once, and no more duplicates than redelivered records.
 func TestOrchestratorKilled(t *testing.T) {
 	runtimeDir(t)
 	src := goSources(t) // less of it may be read before there is a second leader to be
-	want, err := exec.Command("sh", "-c", gosrcShell+" -u", "sh", src).Output()
+	want, err := exec.Command("sh", "-c", gosrcShell, "sh", src).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := gosrc(t)
 	f := upFigures(t, path, "--set", "src="+src, "--kill-orchestrator", "100ms")
-	got, err := exec.Command("env", "LC_ALL=C", "sort", "-u", filepath.Join(filepath.Dir(path), "long-names.txt")).Output()
+	got, err := exec.Command("env", "LC_ALL=C", "sort", filepath.Join(filepath.Dir(path), "long-names.txt")).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%d different lines, want %d: %+v", bytes.Count(got, []byte{'\n'}), bytes.Count(want, []byte{'\n'}), f)
+		t.Errorf("%d lines, want %d: %+v", bytes.Count(got, []byte{'\n'}), bytes.Count(want, []byte{'\n'}), f)
 	}
 	const window = 4096 // records of the dead node's one link from each of two nodes at most
 	if f.Duplicates > f.Redelivered || f.Redelivered > 2*window || f.LeaderGapMS == nil {

@@ -22,7 +22,7 @@ import (
 const statusHelp = `
   LINES, RECORDS IN   read by the taps since their nodes started; a record is a line or a block of lines
   LINES, RECORDS OUT  written by the sinks since their nodes started
-  TWICE               records that a sink was given a second time, after a fault
+  TWICE               records that a sink was given a second time, after a fault, and dropped
   LINKS               pairs of nodes that the edge connects
   RECORDS, AGAIN      handed to the edge; of these sent once more, to another node
   IN FLIGHT           sent and not yet acked: something that came of them is on its way

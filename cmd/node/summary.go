@@ -21,7 +21,7 @@ type figures struct {
 	LinesOut          uint64           `json:"lines_out"`
 	Deliveries        uint64           `json:"deliveries"`
 	Redelivered       uint64           `json:"redelivered"`
-	Duplicates        uint64           `json:"duplicates"`
+	Duplicates        uint64           `json:"duplicates"` // dropped
 	LeaderChanges     int              `json:"leader_changes"`
 	LeaderGapMS       *int64           `json:"leader_gap_ms"`       // from the kill to the next leader's first committed entry
 	FirstRedeliveryMS *int64           `json:"first_redelivery_ms"` // from the kill to the first redelivered record's ack
@@ -101,7 +101,7 @@ func writeSummary(w io.Writer, f figures, st api.Status, k kill) {
 	}
 	fmt.Fprintf(b, "%s %s after %.1f s on %s\n", f.Pipeline, f.State, f.Seconds, plural(uint64(f.Nodes), "node"))
 	fmt.Fprintf(b, "  read   %s%s in %s\n", atLeast, plural(f.LinesIn, "line"), plural(f.RecordsIn, "record"))
-	fmt.Fprintf(b, "  wrote  %s%s in %s, %s of them twice\n", atLeast, plural(f.LinesOut, "line"), plural(f.RecordsOut, "record"), count(f.Duplicates))
+	fmt.Fprintf(b, "  wrote  %s%s in %s, %s more came twice\n", atLeast, plural(f.LinesOut, "line"), plural(f.RecordsOut, "record"), count(f.Duplicates))
 	fmt.Fprintf(b, "  held   at most %s on one node\n", size(f.HeldBytesMax))
 	if k.Node != "" {
 		fmt.Fprintf(b, "  killed %s, which led\n", k.Node)

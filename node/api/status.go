@@ -81,8 +81,11 @@ type Pipeline struct {
 	LinesOut   uint64   `json:"lines_out"`
 	RecordsIn  uint64   `json:"records_in"`
 	RecordsOut uint64   `json:"records_out"`
-	Duplicates uint64   `json:"duplicates"`
-	Taps       []Tap    `json:"taps"`
+	Duplicates uint64   `json:"duplicates"` // records that a sink had, and dropped
+	// Nondeterministic is records written whose place a sink had with another body: a handler made
+	// something else of the same record at another attempt.
+	Nondeterministic uint64 `json:"nondeterministic,omitempty"`
+	Taps             []Tap  `json:"taps"`
 }
 
 // Tap is one partition of a tap.
