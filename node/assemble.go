@@ -72,10 +72,12 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 }
 
 func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, error) {
-	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Node: string(opt.Node), Shared: r.Shared}
+	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Node: string(opt.Node), Shared: r.Shared, Log: opt.Log}
 	switch t := r.Tap; {
 	case t.Put:
 		return nil, &usageError{"no node serves it: weir put brings its records"}
+	case t.Follow:
+		return tap.Follow(t.File, cfg)
 	case t.File != "":
 		return tap.File(t.File, cfg)
 	case len(t.Glob) > 0:

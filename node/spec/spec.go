@@ -64,6 +64,7 @@ type Role struct {
 // Tap is where records come from: exactly one field is set.
 type Tap struct {
 	File     string    `json:",omitempty"` // path; .gz and .zst are unpacked
+	Follow   bool      `json:",omitempty"` // of File: its lines as they are written, for ever
 	Glob     []string  `json:",omitempty"` // patterns of paths; ** is any number of directories
 	Stdin    bool      `json:",omitempty"`
 	Generate *Generate `json:",omitempty"`
@@ -196,6 +197,9 @@ func (f *File) Program(role string) string {
 // records is how the tap cuts unless the file says: blocks where every consumer is a program
 // that is run for each record, lines otherwise.
 func (f *File) records(tap string) string {
+	if f.Roles[tap].Tap.Follow {
+		return "line"
+	}
 	for _, e := range f.Pipeline.Graph.Out(tap) {
 		if r := f.Roles[e.To]; !r.program() || r.Mode == topology.KindLine {
 			return "line"

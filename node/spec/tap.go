@@ -27,6 +27,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 		return &t, nil
 	}
 	kinds := []string{"file", "glob", "stdin", "generate", "put"}
+	var followAt ast.Node
 	err := d.one(n, "tap", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
 			t.File, err = d.path(v, "file")
@@ -44,11 +45,18 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.Generate, err = d.generate(v)
 			return err
 		},
+		"follow": func(at, v ast.Node) error {
+			t.Follow, followAt = true, at
+			return d.yes(v, "follow")
+		},
 		"put": func(_, v ast.Node) error {
 			t.Put = true
 			return d.yes(v, "put")
 		},
 	}, "directory", "dir", "http", "redis", "program", "exec")
+	if err == nil && t.Follow && t.File == "" {
+		err = d.fail(followAt, "tap has follow, which goes with file")
+	}
 	return &t, err
 }
 
@@ -65,6 +73,8 @@ func (d *decoder) fitsTap(what string, r Role, seen map[string]ast.Node) error {
 	switch n := seen["shared"]; {
 	case n != nil && !r.Tap.sharable():
 		return d.fail(n, "%s has shared, which goes with file or glob: what else can be read on several nodes is shared anyway", what)
+	case r.Tap.Follow && r.Records == "block":
+		return d.fail(seen["records"], "%s has records: block, and a tap that follows cuts lines: a block would wait for more of them", what)
 	case seen["takeover"] != nil && !r.Shared:
 		return d.fail(seen["takeover"], "%s has takeover, which goes with shared: true: what only one node can read waits for that node", what)
 	}

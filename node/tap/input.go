@@ -10,9 +10,10 @@ import (
 // input is a file that is read: its text, where it is packed.
 type input struct {
 	*os.File
-	packed  *unpacker // nil: it is text
-	regular bool      // it is no pipe, terminal or device: reading it does not wait for others
-	size    int64     // when it was opened; 0: not known
+	info    os.FileInfo // when it was opened
+	packed  *unpacker   // nil: it is text
+	regular bool        // it is no pipe, terminal or device: reading it does not wait for others
+	size    int64       // of text, when it was opened; 0: not known
 }
 
 // openInput opens the file at path for reading from its start.
@@ -25,7 +26,7 @@ func openInput(path string) (*input, error) {
 	if err == nil && info.IsDir() {
 		err = fmt.Errorf("%s is a directory", f.Name())
 	}
-	in := &input{File: f, packed: newUnpacker(f)}
+	in := &input{File: f, info: info, packed: newUnpacker(f)}
 	if err == nil {
 		in.regular = info.Mode().IsRegular()
 		if in.packed != nil && !in.regular {

@@ -16,7 +16,7 @@ type place struct {
 	before int64  // bytes of the partition before it
 	offset int64  // in its file's text, bytes
 	sum    sum    // of that text before it
-	listed int64  // when the newest of several files had changed as they were listed, ns since 1970
+	listed int64  // when the newest of several files had changed as they were listed, or a followed one when it was opened; ns since 1970
 	inode  uint64 // of a file that is followed
 	name   string // of one of several files
 }

@@ -17,16 +17,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"weir/stream"
 )
 
 // Config says how a tap cuts records and names its partition. The zero value cuts lines.
 type Config struct {
-	Block     bool   // blocks of whole lines; false: a record for each line
-	RecordMax int    // bytes of a record's body; 0 = stream.RecordBytesMax
-	Node      string // whose files they are; part of the partition's name, unless they are shared
-	Shared    bool   // all nodes of the role see the same files
+	Block     bool         // blocks of whole lines; false: a record for each line
+	RecordMax int          // bytes of a record's body; 0 = stream.RecordBytesMax
+	Node      string       // whose files they are; part of the partition's name, unless they are shared
+	Shared    bool         // all nodes of the role see the same files
+	Log       *slog.Logger // nil = discard
 }
 
 // Validate returns the first error, with the field's name.
@@ -43,6 +45,13 @@ func (c Config) recordMax() int {
 		return stream.RecordBytesMax
 	}
 	return c.RecordMax
+}
+
+func (c Config) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
 }
 
 // scope is what a tap says of its partitions beside their names: who sees them, and whether they can
@@ -92,7 +101,8 @@ var newline = []byte{'\n'}
 
 // source is a stream of bytes that a reader cuts.
 type source interface {
-	// read reads some bytes into p, at least one unless it returns an error; io.EOF ends it.
+	// read reads some bytes into p, at least one unless it returns an error; io.EOF ends it, errTurn
+	// only the file, errAgain only what is pending.
 	read(ctx context.Context, p []byte) (int, error)
 	// take is told the bytes of the next record and returns the mark behind them, which is the
 	// source's until the next call.
@@ -112,13 +122,14 @@ type reader struct {
 	head   int
 	before int64 // bytes of the partition before buf[head]
 	ended  bool  // the source has
+	turn   bool  // what is pending is the rest of a file, and another follows
 }
 
 // Next returns the next record. Body and mark are the caller's until the next call.
 func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 	for {
 		pending := r.buf[r.head:]
-		n, ok := r.rule.next(pending, r.before, r.ended)
+		n, ok := r.rule.next(pending, r.before, r.ended || r.turn)
 		switch {
 		case !ok:
 			name, offset := r.src.at()
@@ -131,6 +142,7 @@ func (r *reader) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 		case r.ended:
 			return stream.Out{}, nil, io.EOF
 		}
+		r.turn = false
 		if err := r.fill(ctx); err != nil {
 			return stream.Out{}, nil, err
 		}
@@ -157,11 +169,17 @@ func (r *reader) fill(ctx context.Context) error {
 	end := len(r.buf)
 	n, err := r.src.read(ctx, r.buf[end:end+room])
 	r.buf = r.buf[:end+n]
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		r.ended = true
-		return nil
+	case errors.Is(err, errTurn):
+		r.turn = true
+	case errors.Is(err, errAgain):
+		r.buf = r.buf[:r.head]
+	default:
+		return err
 	}
-	return err
+	return nil
 }
 
 // Done has nothing to do: a mark says all there is to know.

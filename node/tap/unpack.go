@@ -27,17 +27,24 @@ type unpacker struct {
 	free   func()    // of text
 }
 
-// newUnpacker returns nil for a file that is not packed, going by its name.
-func newUnpacker(f *os.File) *unpacker {
-	u := &unpacker{file: f, free: func() {}}
+// packing is how a file is packed, going by its name; "": not at all.
+func packing(name string) string {
 	switch {
-	case strings.HasSuffix(f.Name(), ".gz"):
-		u.kind = "gzip"
-	case strings.HasSuffix(f.Name(), ".zst"):
-		u.kind = "zstd"
-	default:
+	case strings.HasSuffix(name, ".gz"):
+		return "gzip"
+	case strings.HasSuffix(name, ".zst"):
+		return "zstd"
+	}
+	return ""
+}
+
+// newUnpacker returns nil for a file that is not packed.
+func newUnpacker(f *os.File) *unpacker {
+	kind := packing(f.Name())
+	if kind == "" {
 		return nil
 	}
+	u := &unpacker{file: f, kind: kind, free: func() {}}
 	u.packed = bufio.NewReaderSize(counting{u}, readMin)
 	return u
 }
