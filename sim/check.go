@@ -14,13 +14,25 @@ import (
 
 // Expect is what a run promised. Zero values ask for less.
 type Expect struct {
-	Outcomes map[string]outcome // by tap: what becomes of its records
-	Capacity map[string]int     // by role: records worked on at once
-	Tagged   map[string]int     // by role: how many of its nodes, the first, may work for it; 0 = all
-	Fails    float64            // share of attempts that the workload has fail
-	Attempts uint64             // the most of a record (I9); 0 = any number
-	Memory   uint64             // the most bytes a node's windows may hold (I8); 0 = any
-	Settle   time.Duration      // how long after the last fault and read all is acked (I13); 0 = not asked
+	Outcomes map[string]outcome                                // by tap: what becomes of its records
+	Ill      func(role string, record uint64, path string) ill // what ails a record that came so far
+	Capacity map[string]int                                    // by role: records worked on at once
+	Tagged   map[string]int                                    // by role: how many of its nodes, the first, may work for it; 0 = all
+	Once     bool                                              // a sink's file has a record once
+	Fails    float64                                           // share of attempts that the workload has fail
+	Attempts uint64                                            // the most of a record (I9); 0 = any number
+	Memory   uint64                                            // the most bytes a node's windows may hold (I8); 0 = any
+	Settle   time.Duration                                     // how long after the last fault and read all is acked (I13); 0 = not asked
+}
+
+// illOf is what ails the record of a dead letter; false: it cannot be one by this way.
+func (x *Expect) illOf(e *Event) (ill, bool) {
+	for _, o := range x.Outcomes {
+		if found := o.find(e.Leaf); found != nil && x.Ill != nil {
+			return x.Ill(e.Text, e.Record, found.path), true
+		}
+	}
+	return ill{}, false
 }
 
 // Violation is a promise that was not kept.
@@ -63,7 +75,7 @@ func Check(h *History, x Expect) []Violation {
 	quiet := newQuiet()
 	rules := []rule{
 		quiet,
-		newRecordRules(c, quiet), newMarkRules(c), newLinkRules(c, quiet), newFenceRules(c),
+		newRecordRules(c, quiet), newAttemptRules(c), newMarkRules(c), newLinkRules(c, quiet), newFenceRules(c),
 		newDeathRules(c), newControlRules(c), newTrafficRules(c, quiet), newPauseRules(c, quiet),
 	}
 	var end time.Duration
@@ -192,7 +204,7 @@ func (s *subject) matches(e *Event) bool {
 	switch {
 	case e.Kind >= EventStarted: // faults: where they are part of the story
 		return s.from > 0 || slices.Contains(s.nodes, e.Node)
-	case s.record != nil && e.Record == *s.record && e.Kind >= EventRead && e.Kind <= EventSunk:
+	case s.record != nil && e.Record == *s.record && e.Kind >= EventRead && e.Kind <= EventStored:
 		return true
 	case e.Life != 0 && slices.Contains(s.lives, e.Life):
 		return s.kinds == nil || slices.Contains(s.kinds, e.Kind)

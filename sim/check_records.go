@@ -1,12 +1,19 @@
 package sim
 
-import "time"
+import (
+	"slices"
+	"time"
 
-// recordRules judges what becomes of records: I1, I2, I9, I13, and who works on them: A25.
+	"weir/topology"
+)
+
+// recordRules judges what becomes of records: I1, I2, I13, and who works on them: A25.
 type recordRules struct {
-	c     *check
-	quiet *quiet
-	parts []*partSeen // by index
+	c      *check
+	quiet  *quiet
+	parts  []*partSeen                // by index
+	stores map[topology.NodeID]uint32 // files of sinks, numbered
+	gens   map[opener]uint64          // of the sources that read
 }
 
 // partSeen is one partition of a tap.
@@ -22,13 +29,23 @@ type partSeen struct {
 
 // recordSeen is one root.
 type recordSeen struct {
-	leaves  []uint64 // different ones, as sinks wrote them
+	leaves  []uint64 // different ones, as sinks wrote them, and dead letters
+	kept    []kept   // what sinks' files hold at the end
+	gens    []uint64 // generations of sources that read it
 	readAt  time.Duration
 	readIn  uint32 // the opening that read it last; 0: none
 	ackedIn uint32 // the opening that was told of its ack last; 0: none
 }
 
-func newRecordRules(c *check, q *quiet) *recordRules { return &recordRules{c: c, quiet: q} }
+// kept is a record in a file.
+type kept struct {
+	leaf  uint64
+	store uint32
+}
+
+func newRecordRules(c *check, q *quiet) *recordRules {
+	return &recordRules{c: c, quiet: q, stores: make(map[topology.NodeID]uint32), gens: make(map[opener]uint64)}
+}
 
 func (r *recordRules) see(e *Event) {
 	switch e.Kind {
@@ -37,21 +54,28 @@ func (r *recordRules) see(e *Event) {
 	case EventRead:
 		p, rec := r.find(e)
 		rec.readAt, rec.readIn, p.lastRead = e.At, p.opens, e.At
+		if gen := r.gens[opener{e.Node, e.Text}]; !slices.Contains(rec.gens, gen) {
+			rec.gens = append(rec.gens, gen)
+		}
+	case EventSource:
+		r.gens[opener{e.Node, e.Text}] = e.N
 	case EventReadAll:
 		p, _ := r.find(e)
 		p.readAll = true
 	case EventHandled:
-		r.attempts(e)
 		if tagged := r.c.x.Tagged[e.Text]; tagged > 0 && numberOf(placeOf(e.Node)) > tagged {
 			r.c.violated("A25", e.At, aboutRecord(e.Record), "%s works on record %s for %s and has not the tag", e.Node, recordName(e.Record), e.Text)
 		}
-	case EventSunk:
-		r.attempts(e)
+	case EventSunk, EventLetter:
 		r.sunk(e)
 	case EventAcked:
 		r.acked(e)
+	case EventStored:
+		r.stored(e)
 	case EventBroken:
 		r.c.violated("I2", e.At, subject{}, "%s", e.Text)
+	case EventOver:
+		r.over(e)
 	}
 }
 
@@ -81,25 +105,17 @@ func (r *recordRules) find(e *Event) (*partSeen, *recordSeen) {
 	return p, &p.records[n]
 }
 
-func (r *recordRules) attempts(e *Event) {
-	if most := r.c.x.Attempts; most > 0 && e.N > most {
-		r.c.violated("I9", e.At, aboutRecord(e.Record), "record %s is at attempt %d, %d is the most", recordName(e.Record), e.N, most)
-	}
-}
-
 func (r *recordRules) sunk(e *Event) {
 	p, rec := r.find(e)
-	for _, leaf := range rec.leaves {
-		if leaf == e.Leaf {
-			return // at least once is what is promised
-		}
+	if slices.Contains(rec.leaves, e.Leaf) {
+		return // what is promised is judged by what is kept
 	}
 	rec.leaves = append(rec.leaves, e.Leaf)
 	switch {
 	case rec.readIn == 0:
-		r.c.violated("I2", e.At, aboutRecord(e.Record), "sink %s wrote record %s, which no tap has read", e.Node, recordName(e.Record))
-	case !p.outcome.has(e.Leaf):
-		r.c.violated("I2", e.At, aboutRecord(e.Record), "sink %s wrote record %s by a way that the graph does not have", e.Node, recordName(e.Record))
+		r.c.violated("I2", e.At, aboutRecord(e.Record), "%s has record %s, which no tap has read", e.Node, recordName(e.Record))
+	case p.outcome.find(e.Leaf) == nil:
+		r.c.violated("I2", e.At, aboutRecord(e.Record), "%s has record %s by a way that the graph does not have", e.Node, recordName(e.Record))
 	}
 }
 
@@ -110,8 +126,56 @@ func (r *recordRules) acked(e *Event) {
 		r.c.violated("I1", e.At, aboutRecord(e.Record), "record %s was acked and never read", recordName(e.Record))
 		return
 	}
-	if path := p.outcome.missing(rec.leaves); path != "" {
+	if path := p.outcome.missing(e.Record, rec.leaves); path != "" {
 		r.c.violated("I1", e.At, aboutRecord(e.Record), "record %s was acked to its tap before it was durable as %s", recordName(e.Record), path)
+	}
+}
+
+// stored asks that a file has a record once, of each generation in which it was read: de-duplication
+// is exact within one store.
+func (r *recordRules) stored(e *Event) {
+	p, rec := r.find(e)
+	if r.stores[e.Node] == 0 {
+		r.stores[e.Node] = uint32(len(r.stores) + 1)
+	}
+	rec.kept = append(rec.kept, kept{e.Leaf, r.stores[e.Node]})
+	n := 0
+	for _, k := range rec.kept {
+		if k == rec.kept[len(rec.kept)-1] {
+			n++
+		}
+	}
+	if most := max(len(rec.gens), 1); r.c.x.Once && n > most && !p.outcome.unsteady(e.Record, e.Leaf) {
+		r.c.violated("I2", e.At, aboutRecord(e.Record), "the file of %s has record %s %d times, and it was read in %d generations",
+			e.Node, recordName(e.Record), n, most)
+	}
+}
+
+// over asks that all that was ever acked is in the files of sinks, or a dead letter.
+func (r *recordRules) over(e *Event) {
+	if len(r.stores) == 0 {
+		return // the files were not looked at
+	}
+	for i, p := range r.parts {
+		for n := range p.records {
+			rec := &p.records[n]
+			if rec.ackedIn == 0 {
+				continue
+			}
+			var got []uint64
+			for _, k := range rec.kept {
+				got = append(got, k.leaf)
+			}
+			for _, leaf := range rec.leaves {
+				if o := p.outcome.find(leaf); o != nil && o.letter == leaf {
+					got = append(got, leaf)
+				}
+			}
+			number := uint64(i)<<recordBits | uint64(n)
+			if path := p.outcome.missing(number, got); path != "" {
+				r.c.violated("I1", e.At, aboutRecord(number), "record %s was acked and is in no sink's file as %s", recordName(number), path)
+			}
+		}
 	}
 }
 

@@ -61,6 +61,8 @@ type member struct {
 	last       *life // the newest, which may have ended
 	leaving    *life // the one before, which was told to leave
 	lives      sync.WaitGroup
+	disk       *disk
+	stores     []string // files of its sinks
 }
 
 // life is one start of a node. Without a disk its ID is new each time (DESIGN 3).
@@ -68,6 +70,7 @@ type life struct {
 	id      topology.NodeID
 	node    *node.Node
 	port    *port
+	mount   *mount
 	stop    context.CancelCauseFunc
 	pace    *pace
 	ended   chan struct{}
@@ -98,7 +101,7 @@ func newCluster(s *Scenario, cfg Config, net *network, load *Workload, h *Histor
 
 // place makes room for a node.
 func (c *cluster) place(name, role string) *member {
-	m := &member{name: name, role: role}
+	m := &member{name: name, role: role, disk: newDisk(mix(c.seed, hash(name)), c.bug)}
 	c.members = append(c.members, m)
 	m.addr = address(m, len(c.members))
 	return m
@@ -140,16 +143,23 @@ func (c *cluster) start(m *member) error {
 			<-m.last.ended // it was killed, or hurried: until then it has its data dir
 		}
 	}
-	pace := newPace()
+	pace, mount := newPace(), m.disk.mount()
 	if m.role != "" {
-		cfg.Roles = []node.Role{pace.paced(c.load.Role(m.role, id))}
+		role, err := c.load.Role(m.role, id, mount)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", id, err)
+		}
+		cfg.Roles = []node.Role{pace.paced(role)}
+		if store := storeOf(m.role, id); role.Sink != nil && !slices.Contains(m.stores, store) {
+			m.stores = append(m.stores, store)
+		}
 	}
 	n, err := node.New(cfg)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", id, err)
 	}
 	ctx, stop := context.WithCancelCause(context.Background()) // close ends it
-	l := &life{id: id, node: n, port: cfg.Conn.(*port), stop: stop, pace: pace, ended: make(chan struct{})}
+	l := &life{id: id, node: n, port: cfg.Conn.(*port), stop: stop, pace: pace, mount: mount, ended: make(chan struct{})}
 	m.life, m.last = l, l
 	c.history.Add(Event{Kind: EventStarted, Node: id, N: uint64(m.boots)})
 	m.lives.Go(func() { // ended by stop; joined by close
@@ -190,6 +200,7 @@ func (c *cluster) kill(m *member) {
 	m.life = nil
 	c.history.Add(Event{Kind: EventKilled, Node: l.id})
 	l.port.crash()
+	l.mount.end()
 	l.stop(node.ErrKilled)
 }
 
@@ -221,6 +232,7 @@ func (c *cluster) hurry(m *member) {
 	l.cut.Store(true)
 	c.history.Add(Event{Kind: EventKilled, Node: l.id})
 	l.port.crash()
+	l.mount.end()
 	_ = l.port.Close() // never fails; its node ends without a socket
 }
 
@@ -239,6 +251,22 @@ func (c *cluster) thaw(l *life) {
 		l.pace.release()
 		l.port.thaw()
 	}
+}
+
+// stored cuts the power everywhere, and has the history say what sinks' files hold when it is back.
+func (c *cluster) stored() error {
+	for _, m := range c.members {
+		if m.life != nil {
+			m.life.mount.end()
+		}
+		m.disk.cut()
+		for _, path := range m.stores {
+			if err := c.load.stored(path, m.disk); err != nil {
+				return fmt.Errorf("look at %s of %s: %w", path, m.name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // close kills all nodes and waits for them.

@@ -70,7 +70,7 @@ func (s *Scenario) contradiction() error {
 		if err := s.setTwice(i); err != nil {
 			return s.at(st, err)
 		}
-		if !slices.Contains([]verb{verbKill, verbDrain, verbRestart, verbMove, verbFreeze, verbStall, verbSlow}, st.act.verb) {
+		if !slices.Contains(losingVerbs, st.act.verb) && !slices.Contains(hinderingVerbs, st.act.verb) {
 			continue
 		}
 		for _, t := range st.act.groups[0] {
@@ -92,7 +92,7 @@ func takeAway(st *step, name string, away map[string]down, alive map[string]int)
 	if d, is := away[name]; is && (d.back == 0 || st.at < d.back) {
 		return fmt.Errorf("%s at %v: %s is away since %v (line %d)", st.text, st.at, name, d.step.at, d.step.line)
 	}
-	if st.act.verb != verbKill && st.act.verb != verbDrain {
+	if !slices.Contains([]verb{verbKill, verbDrain, verbCrash}, st.act.verb) {
 		return nil
 	}
 	d := down{step: st}

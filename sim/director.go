@@ -38,19 +38,42 @@ func (d *director) plan(at time.Duration, do func() error) {
 	d.agenda = slices.Insert(d.agenda, i, moment{at, do})
 }
 
-// run does what is on the agenda until it is empty, do fails or ctx is done.
+// run does what is on the agenda until it is empty, do fails or ctx is done; between, what
+// records do to their nodes.
 func (d *director) run(ctx context.Context) error {
 	for len(d.agenda) > 0 {
 		m := d.agenda[0]
-		d.agenda = d.agenda[1:]
-		if err := sleep(ctx, m.at-d.net.now()); err != nil {
-			return err
+		if wait := m.at - d.net.now(); wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case s := <-d.c.load.strikes:
+				d.struck(s)
+			case <-ctx.Done():
+			}
+			timer.Stop()
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			continue
 		}
+		d.agenda = d.agenda[1:]
 		if err := m.do(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// struck ends the node that a record strikes; another start follows, as a supervisor would see to.
+func (d *director) struck(s strike) {
+	for _, m := range d.c.up() {
+		if m.life.id == s.node {
+			d.c.history.Add(Event{Kind: EventStruck, Node: s.node, Record: s.record})
+			d.c.kill(m)
+			d.plan(d.net.now()+restartPause, func() error { return d.bring(m) })
+		}
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -101,11 +124,11 @@ func (d *director) step(i int, st step) error {
 	var undo func() error
 	var err error
 	switch st.act.verb {
-	case verbKill, verbDrain, verbRestart, verbMove:
+	case verbKill, verbDrain, verbRestart, verbCrash, verbMove:
 		undo, end, err = d.takeAway(st, first, end)
 	case verbAdd:
 		err = d.add(st)
-	case verbFreeze, verbStall, verbSlow:
+	case verbFreeze, verbStall, verbSlow, verbBusy, verbFull:
 		undo = d.hinder(st, first)
 	case verbPause:
 		undo = d.pause(st)
@@ -137,9 +160,13 @@ func (d *director) note(st step, met string, over bool) (row int) {
 // takeAway ends nodes; undo starts others in their place.
 func (d *director) takeAway(st step, who []*member, end time.Duration) (undo func() error, back time.Duration, err error) {
 	for _, m := range who {
-		if st.act.verb == verbDrain {
+		switch st.act.verb {
+		case verbDrain:
 			d.c.drain(m)
-		} else {
+		case verbCrash:
+			d.c.kill(m)
+			m.disk.cut()
+		default:
 			d.c.kill(m)
 		}
 	}
@@ -190,43 +217,6 @@ func (d *director) add(st step) error {
 		d.plan(at, func() error { return d.c.start(m) })
 	}
 	return nil
-}
-
-// hinder makes nodes slow or stops them.
-func (d *director) hinder(st step, who []*member) (undo func() error) {
-	lives := make([]*life, len(who))
-	for i, m := range who {
-		lives[i] = m.life
-		switch st.act.verb {
-		case verbFreeze:
-			d.c.freeze(m.life)
-		case verbStall:
-			m.life.pace.hold()
-		default:
-			m.life.pace.stretch(st.act.factor)
-		}
-		if st.act.verb != verbFreeze {
-			d.c.history.Add(Event{Kind: EventFaultBegin, Node: m.life.id, Text: st.text})
-		}
-	}
-	return func() error {
-		for i, l := range lives {
-			alive := who[i].life == l
-			switch st.act.verb {
-			case verbFreeze:
-				if alive {
-					d.c.thaw(l)
-				}
-				continue
-			case verbStall:
-				l.pace.release()
-			default:
-				l.pace.stretch(1 / st.act.factor)
-			}
-			d.c.history.Add(Event{Kind: EventFaultEnd, Node: l.id, Text: st.text})
-		}
-		return nil
-	}
 }
 
 // impose puts a fault of the network in force.
@@ -308,7 +298,7 @@ func (d *director) who(i int, st step) (sides [][]*member) {
 // find resolves one target. chance picks among several.
 func (d *director) find(st step, t target, chance uint64) (found []*member) {
 	losing := slices.Contains(losingVerbs, st.act.verb)
-	alive := losing || slices.Contains([]verb{verbFreeze, verbStall, verbSlow}, st.act.verb)
+	alive := losing || slices.Contains(hinderingVerbs, st.act.verb)
 	leads, _ := d.c.leader()
 	voting, _ := d.c.voting()
 	for _, m := range d.c.members {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,11 +13,12 @@ import (
 // pace is how fast one node's handlers, tap and sink work: it can hold them and stretch the time
 // they take. It is safe for concurrent use.
 type pace struct {
-	mu     sync.Mutex
-	holds  int
-	open   chan struct{} // closed while nothing holds
-	factor float64
-	moved  chan struct{} // closed when factor changes, and replaced
+	mu       sync.Mutex
+	holds    int
+	open     chan struct{} // closed while nothing holds
+	refusals int
+	factor   float64
+	moved    chan struct{} // closed when factor changes, and replaced
 }
 
 func newPace() *pace {
@@ -49,6 +51,28 @@ func (p *pace) stretch(factor float64) {
 	p.factor *= factor
 	close(p.moved)
 	p.moved = make(chan struct{})
+}
+
+// refuse adds to those who have all work put off.
+func (p *pace) refuse(by int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refusals += by
+}
+
+var errRefused = errors.New("the scenario has it refused")
+
+// ready blocks while the pace is held, and says whether work is to be put off.
+func (p *pace) ready(ctx context.Context) error {
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refusals > 0 {
+		return stream.Retry(0, errRefused)
+	}
+	return nil
 }
 
 // wait blocks while the pace is held.
@@ -101,7 +125,7 @@ func (p *pace) paced(r node.Role) node.Role {
 	case r.Tap != nil:
 		r.Tap = pacedTap{r.Tap, p}
 	case r.Sink != nil:
-		r.Sink = pacedSink{r.Sink, p}
+		r.Sink = pacedSink{r.Sink.(*loadSink), p} // there are no others here
 	}
 	return r
 }
@@ -112,7 +136,7 @@ type pacedHandler struct {
 }
 
 func (h pacedHandler) Handle(ctx context.Context, b *stream.Batch) error {
-	if err := h.pace.wait(ctx); err != nil {
+	if err := h.pace.ready(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -123,16 +147,16 @@ func (h pacedHandler) Handle(ctx context.Context, b *stream.Batch) error {
 }
 
 type pacedSink struct {
-	stream.Sink
+	*loadSink
 	pace *pace
 }
 
 func (s pacedSink) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) error {
-	if err := s.pace.wait(ctx); err != nil {
+	if err := s.pace.ready(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	if err := s.Sink.Write(ctx, rs, seen); err != nil {
+	if err := s.loadSink.Write(ctx, rs, seen); err != nil {
 		return err
 	}
 	return s.pace.linger(ctx, start)

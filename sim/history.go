@@ -15,13 +15,17 @@ type EventKind uint8
 const (
 	_ EventKind = iota
 
-	// Records, from the workload. Record is the number of the root; for EventSunk and
-	// EventHandled Leaf is the path it came by.
+	// Records, from the workload. Record is the number of the root; Leaf is the path it came by:
+	// in EventSunk and EventStored with the role, in EventLetter what letterOf makes of that.
 	EventOpened  // a tap opened partition Text for the Nth time, to read from Record on
 	EventRead    // a tap handed out Record of partition Text
 	EventAcked   // a tap was told that Record of partition Text is acked end to end
 	EventHandled // role Text was given Record; N = attempt
+	EventLate    // role Text took longer with Record than it may, because the scenario held it up
+	EventStruck  // Record ends the node
 	EventSunk    // role Text wrote Record durably
+	EventLetter  // Record is a durable dead letter of role Text; N = attempt
+	EventStored  // at the run's end Record is in the file of Node's role Text
 	EventReadAll // a tap has read all there will be of a partition, up to Record
 	EventBroken  // a body came that nobody sent: Text
 

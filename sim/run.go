@@ -129,6 +129,7 @@ func (r *run) run() error {
 	r.look(d, load)
 	d.plan(s.Length, func() error { load.Stop(); return r.settle(d, load) })
 	err := d.run(ctx)
+	err = errors.Join(err, c.stored())
 	r.conclude(d, load, history)
 	c.close()
 	cancel()

@@ -22,6 +22,9 @@ import (
 //	graph source -> work -> sink                      as in a pipeline file; this is the default
 //	role  work nodes 4 capacity 8 takes 5ms fails 1%  what is left out is chosen
 //	role  check tagged 2                              it needs a tag, which its first two nodes have
+//	role  work poisons 0.1% hangs 0.1% kills 0.01%    records that no attempt handles: they need disks
+//	role  work deadline 2s                            an attempt without progress ends so long after
+//	role  work pairs 5%                               of which it makes two, in another order each time
 //	nodes 12                                          in all; those without a role may vote
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked
@@ -33,6 +36,9 @@ import (
 //	every 5s from 20s until 50s restart random worker
 //	at 40s partition work-1 sink-1 | rest for 20s     rest: all that no other group names
 //	at 50s pause sink for 3s                          a role, as weir pause does; none: all taps
+//	at 55s crash random sink for 3s                   a power cut: its disk loses what was not synced
+//	at 55s full sink-1 for 3s                         its disk has no room
+//	at 55s busy work for 3s                           its handlers, or sinks, say: later
 //	loss 5%                                           no time: from start to end
 //
 // The names of nodes are role-1, role-2, ... and bare-1, ... for those without a role. Instead of
@@ -53,26 +59,6 @@ type Scenario struct {
 	Memory int // bytes that a node's windows may hold; 0 = the product's default
 
 	steps []step // by time
-}
-
-// Role is one role of a scenario.
-type Role struct {
-	Name     string
-	Kind     topology.Kind // tap, sink or go
-	Nodes    int
-	Capacity int           // 0 = the product's default
-	Takes    time.Duration // of the handler, a record
-	Fails    float64       // share of records whose first attempt fails
-	Send     topology.Send // "" = copy
-	Tagged   int           // of its nodes, the first, that have the tag it needs; 0 = it needs none
-}
-
-// needs are the tags that a node must have to work for the role.
-func (r Role) needs() []string {
-	if r.Tagged == 0 {
-		return nil
-	}
-	return []string{"tagged"}
 }
 
 // step is one thing done at one time.
@@ -236,35 +222,6 @@ func (p *parser) statement(words []string, shape Shape) (err error) {
 	return err
 }
 
-// role reads "NAME [nodes N] [capacity N] [takes D] [fails P%] [tagged N]".
-func (p *parser) role(words []string) (err error) {
-	if len(words) == 0 || len(words)%2 == 0 {
-		return errors.New("want: role NAME [nodes N] [capacity N] [takes TIME] [fails SHARE%] [tagged N]")
-	}
-	r := Role{Name: words[0], Takes: -1}
-	for i := 1; i < len(words) && err == nil; i += 2 {
-		switch value := words[i+1]; words[i] {
-		case "nodes":
-			r.Nodes, err = number(value, 1, nodesMax)
-		case "capacity":
-			r.Capacity, err = number(value, 1, 4096)
-		case "takes":
-			r.Takes, err = duration(value)
-		case "fails":
-			r.Fails, err = share(value)
-		case "tagged":
-			r.Tagged, err = number(value, 1, nodesMax)
-		default:
-			err = unknown("word", words[i], "nodes", "capacity", "takes", "fails", "tagged")
-		}
-	}
-	if _, twice := p.given[r.Name]; twice && err == nil {
-		err = fmt.Errorf("role %s is described twice", r.Name)
-	}
-	p.given[r.Name] = r
-	return err
-}
-
 // cluster decides which nodes there are.
 func (p *parser) cluster(shape Shape) error {
 	if len(shape.Roles) > 0 {
@@ -310,8 +267,8 @@ func (p *parser) cluster(shape Shape) error {
 			left -= r.Nodes - 1
 			open--
 		}
-		if r := p.s.Roles[i]; r.Tagged > r.Nodes {
-			return fmt.Errorf("role %s: %d nodes tagged, and it has %d", r.Name, r.Tagged, r.Nodes)
+		if err := p.s.Roles[i].sound(p.s.Disks); err != nil {
+			return err
 		}
 	}
 	return nil

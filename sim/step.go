@@ -23,11 +23,14 @@ const (
 	verbKill      verb = "kill"      // kill WHO: no word to anybody; for: started again afterwards
 	verbDrain     verb = "drain"     // drain WHO: as kill, but in good order
 	verbRestart   verb = "restart"   // restart WHO: kill, and start again at once
+	verbCrash     verb = "crash"     // crash WHO: kill, and its disk loses what was not made durable
 	verbMove      verb = "move"      // move WHO: restart, at another address
 	verbFreeze    verb = "freeze"    // freeze WHO: as SIGSTOP does
 	verbPause     verb = "pause"     // pause [ROLE]: as weir pause does, for the whole pipeline or a role
 	verbStall     verb = "stall"     // stall WHO: its handlers and sinks take records and do not end
 	verbSlow      verb = "slow"      // slow WHO 10x: its handlers take ten times as long
+	verbBusy      verb = "busy"      // busy WHO: its handlers and sinks ask for each record to be tried later
+	verbFull      verb = "full"      // full WHO: its disk has no room for what sinks write
 	verbAdd       verb = "add"       // add 50 ROLE, or 3 bare
 	verbPartition verb = "partition" // partition WHO | WHO: packets between groups are lost
 	verbCut       verb = "cut"       // cut WHO -> WHO: this way only; <->: both
@@ -40,13 +43,16 @@ const (
 )
 
 var verbs = []string{
-	string(verbKill), string(verbDrain), string(verbRestart), string(verbMove), string(verbFreeze), string(verbPause),
-	string(verbStall), string(verbSlow), string(verbAdd), string(verbPartition), string(verbCut), string(verbLoss),
-	string(verbDuplicate), string(verbReorder), string(verbDelay), string(verbBandwidth), string(verbMTU),
+	string(verbKill), string(verbDrain), string(verbRestart), string(verbCrash), string(verbMove), string(verbFreeze), string(verbPause),
+	string(verbStall), string(verbSlow), string(verbBusy), string(verbFull), string(verbAdd), string(verbPartition), string(verbCut),
+	string(verbLoss), string(verbDuplicate), string(verbReorder), string(verbDelay), string(verbBandwidth), string(verbMTU),
 }
 
-// losingVerbs are those that take a node away.
-var losingVerbs = []verb{verbKill, verbDrain, verbRestart, verbMove}
+// losingVerbs are those that take a node away, hinderingVerbs those that leave it hampered.
+var (
+	losingVerbs    = []verb{verbKill, verbDrain, verbRestart, verbCrash, verbMove}
+	hinderingVerbs = []verb{verbFreeze, verbStall, verbSlow, verbBusy, verbFull}
+)
 
 // action is what a step does; its verb says which fields count.
 type action struct {
@@ -166,7 +172,7 @@ func (p *parser) schedule(st step, every, until time.Duration) error {
 func (p *parser) action(v verb, words []string) (a action, err error) {
 	a.verb = v
 	switch v {
-	case verbKill, verbDrain, verbRestart, verbMove, verbFreeze, verbStall:
+	case verbKill, verbDrain, verbRestart, verbCrash, verbMove, verbFreeze, verbStall, verbBusy, verbFull:
 		a.groups, err = p.groups(words, "|", 1)
 	case verbSlow:
 		if len(words) < 2 {

@@ -29,7 +29,8 @@ func (h *History) line(e *Event) string {
 // verbsOf says what each kind of event means, with the places for its values.
 var verbsOf = map[EventKind]string{
 	EventOpened: "opens %s for the %dth time", EventRead: "reads record %s", EventAcked: "is told that record %s is acked",
-	EventHandled: "(%s) is given record %s, attempt %d", EventSunk: "(%s) writes record %s, attempt %d", EventReadAll: "has read all before record %s", EventBroken: "finds: %s",
+	EventHandled: "(%s) is given record %s, attempt %d", EventStruck: "is ended by record %s",
+	EventLetter: "(%s) has record %s for a dead letter, attempt %d", EventStored: "(%s) has kept record %s", EventLate: "(%s) was held up with record %s", EventSunk: "(%s) writes record %s, attempt %d", EventReadAll: "has read all before record %s", EventBroken: "finds: %s",
 	EventLinkOpen: "opens %s, limit %d", EventLinkClose: "ends %s: what is un-acked goes back", EventSent: "sends on %s link seqs %d to %d, %d of them again",
 	EventGranted: "hears on %s: taken %d, limit %d", EventFreed: "lets go on %s link seqs %d to %d",
 	EventLinkAccept: "accepts %s, limit %d", EventLinkEnd: "ends %s", EventTaken: "takes on %s all below %d, limit %d", EventDone: "acks on %s link seqs %d to %d",
@@ -44,9 +45,11 @@ func (h *History) values(e *Event) []any {
 	switch e.Kind {
 	case EventOpened:
 		return []any{e.Text, e.N}
-	case EventRead, EventAcked, EventReadAll:
+	case EventRead, EventAcked, EventReadAll, EventStruck:
 		return []any{recordName(e.Record)}
-	case EventHandled, EventSunk:
+	case EventStored, EventLate:
+		return []any{e.Text, recordName(e.Record)}
+	case EventHandled, EventSunk, EventLetter:
 		return []any{e.Text, recordName(e.Record), e.N}
 	case EventLinkOpen, EventLinkAccept:
 		return []any{h.lifeName(e.Life), e.M}

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"weir/node"
 	"weir/stream"
 	"weir/topology"
 )
@@ -48,14 +49,14 @@ func TestOutcomes(t *testing.T) {
 		o := w.outcomes()["source"]
 		for _, path := range test.leaves {
 			leaves = append(leaves, hash(path))
-			if !o.has(hash(path)) {
+			if o.find(hash(path)) == nil {
 				t.Errorf("%s (split %v): %s is not among what may become of it", test.graph, test.split, path)
 			}
 		}
-		if o.has(hash("source>sink")) {
+		if o.find(hash("source>sink")) != nil {
 			t.Errorf("%s: it has a way that the graph has not", test.graph)
 		}
-		if got := o.missing(leaves); got != test.missing {
+		if got := o.missing(0, leaves); got != test.missing {
 			t.Errorf("%s (split %v) with %q: %q is missing, want %q", test.graph, test.split, test.leaves, got, test.missing)
 		}
 	}
@@ -89,7 +90,7 @@ func TestBodyOfAnotherSeed(t *testing.T) {
 func TestTap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, h := loadOf(t, "rate 1")
-		tap := w.Role("source", "source-1.2").Tap
+		tap := roleOn(t, w, "source-1.2").Tap
 		ctx := t.Context()
 		parts, _ := tap.Partitions(ctx)
 		if len(parts) != 1 || parts[0] != "source/source-1" {
@@ -145,11 +146,21 @@ func TestTap(t *testing.T) {
 	})
 }
 
+// roleOn is the role source of a node.
+func roleOn(t *testing.T, w *Workload, id topology.NodeID) node.Role {
+	t.Helper()
+	r, err := w.Role("source", id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestTapCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := loadOf(t, "rate 1")
 		ctx, cancel := context.WithCancel(t.Context())
-		r, _ := w.Role("source", "source-1").Tap.Open(ctx, "source/source-1", nil)
+		r, _ := roleOn(t, w, "source-1").Tap.Open(ctx, "source/source-1", nil)
 		_, _, _ = r.Next(ctx)
 		go func() { time.Sleep(time.Millisecond); cancel() }()
 		if _, _, err := r.Next(ctx); !errors.Is(err, context.Canceled) {

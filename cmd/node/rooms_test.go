@@ -32,7 +32,7 @@ node/dead                        <-
 node/job                         <- topology, stream, node/store
 node/api                         <- topology, node/job, node/dead
 node                             <- all of the above
-sim                              <- topology, stream, node, node/spec
+sim                              <- topology, stream, node, node/spec, node/sink
 cmd/node                         <- topology, node, node/*, sim
 `
 
