@@ -106,6 +106,8 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 		return sink.Discard(), nil
 	case s.Postgres != nil:
 		return sink.Postgres(string(s.Postgres.URL), s.Postgres.Table)
+	case s.SQLite != nil:
+		return sink.SQLite(s.SQLite.File, s.SQLite.Table), nil
 	case s.Redis != nil:
 		return sink.Redis(sink.RedisConfig{
 			URL: string(s.Redis.URL), Stream: strings.ReplaceAll(s.Redis.Stream, "{node}", string(opt.Node)),

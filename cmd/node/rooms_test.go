@@ -50,6 +50,7 @@ github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node
 github.com/jackc/pgx            <- node/sink
 github.com/redis/rueidis        <- node/sink, node/tap
+modernc.org/sqlite              <- node/sink
 github.com/zeebo/xxh3           <- stream, stream/wire, node
 golang.org/x/net                <- stream/mux
 golang.org/x/sync               <- *
