@@ -100,11 +100,13 @@ type Consensus struct {
 	lost   chan error           // length 1: why the node must stop
 
 	// only look uses these
-	kept   *State // the last that went to the store,
+	kept   uint64 // index of the last loud State that went to the store,
+	keptIn uint64 // in which log,
 	keptAt time.Time
 
 	mu      sync.Mutex
 	state   *State
+	loud    uint64 // index of the newest entry, or State from elsewhere, that was more than marks
 	history history
 	changed chan struct{} // closed and replaced when state is
 	voter   *voter
@@ -135,7 +137,9 @@ func New(c Config) (*Consensus, error) {
 		lost:    make(chan error, 1),
 		state:   state,
 		history: history{before: state.Index},
-		kept:    state,
+		loud:    state.Index,
+		kept:    state.Index,
+		keptIn:  state.LogID,
 		changed: make(chan struct{}),
 	}, nil
 }
@@ -194,16 +198,18 @@ func (c *Consensus) begin(ctx context.Context) error {
 }
 
 // keep has the store remember the State, so that the node that starts again knows its log and
-// the others from the beginning. A voter's own log has all that counts.
+// the others from the beginning. A voter's own log has all that counts, and marks with it.
 func (c *Consensus) keep(now time.Time) error {
-	s := c.State()
-	if c.store == nil || s.Index == c.kept.Index || s.LogID == c.kept.LogID && now.Sub(c.keptAt) < keepEvery {
+	c.mu.Lock()
+	s, loud := c.state, c.loud
+	c.mu.Unlock()
+	if c.store == nil || loud == c.kept || s.LogID == c.keptIn && now.Sub(c.keptAt) < keepEvery {
 		return nil
 	}
 	if err := c.store.setState(s); err != nil {
 		return err
 	}
-	c.kept, c.keptAt = s, now
+	c.kept, c.keptIn, c.keptAt = loud, s.LogID, now
 	return nil
 }
 
@@ -297,7 +303,8 @@ func (c *Consensus) State() *State {
 	return c.state
 }
 
-// Changed returns a channel that is closed when State next changes: take it before looking.
+// Changed returns a channel that is closed when State next changes by more than marks: take it
+// before looking.
 func (c *Consensus) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -364,12 +371,16 @@ func (c *Consensus) publish(next *State, e *entry, seen []Election) {
 	}
 	s := *next
 	s.Recent = recentOf(&s, old, seen, time.Now().UnixMilli())
-	if e == nil {
+	c.state = &s
+	switch {
+	case e == nil:
 		c.history.restart(s.Index)
-	} else {
+	case e.quiet:
+		return
+	default:
 		c.history.add(e)
 	}
-	c.state = &s
+	c.loud = s.Index
 	close(c.changed)
 	c.changed = make(chan struct{})
 }

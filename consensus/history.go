@@ -22,10 +22,10 @@ func (h *history) restart(index uint64) { *h = history{before: index} }
 
 func (h *history) add(e *entry) {
 	h.entries = append(h.entries, e)
-	h.bytes += len(e.Command)
+	h.bytes += e.size()
 	for len(h.entries) > historyEntries || h.bytes > historyBytes {
 		h.before = h.entries[0].Index
-		h.bytes -= len(h.entries[0].Command)
+		h.bytes -= h.entries[0].size()
 		h.entries[0] = nil
 		h.entries = h.entries[1:]
 	}
@@ -42,4 +42,13 @@ func (h *history) after(index uint64) ([]*entry, bool) {
 		i--
 	}
 	return h.entries[i:len(h.entries):len(h.entries)], true
+}
+
+// size is about what an entry holds, in bytes.
+func (e *entry) size() int {
+	n := len(e.Command)
+	for _, m := range e.Marks {
+		n += len(m.Partition) + len(m.Position)
+	}
+	return n
 }

@@ -30,6 +30,10 @@ type Pipeline struct {
 
 	// Opened is what its sinks have emptied since it was made, or failed and was made again.
 	Opened []Opening `json:"opened,omitempty"`
+
+	// Claims are the partitions of its taps that nodes know by the log, since it was made, or
+	// failed and was made again; sorted by role and partition.
+	Claims []Claim `json:"claims,omitempty"`
 }
 
 // Leaving is a part of a graph that ends: its edges get no new records from roles that stay, its
@@ -90,7 +94,7 @@ func (s *State) Revise(p topology.Pipeline) (Pipeline, error) {
 	p.Version = old.Version + 1
 	next := Pipeline{Pipeline: p, Paused: old.Paused}
 	if old.Failed == nil {
-		next.Opened = old.Opened
+		next.Opened, next.Claims = old.Opened, old.Claims
 	}
 	for _, role := range old.PausedRoles {
 		if _, stays := p.Role(role); stays {
@@ -99,6 +103,7 @@ func (s *State) Revise(p topology.Pipeline) (Pipeline, error) {
 	}
 	before := old.Whole()
 	if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return servesAny(n, before) }) {
+		next.Claims = claimsOf(p, next.Claims)
 		return next, nil // nothing of it is in flight anywhere
 	}
 	if err := fits(before, p); err != nil {
@@ -224,6 +229,7 @@ func (s *State) settle(name string, at uint64) {
 	}
 	s.Pipelines = slices.Clone(s.Pipelines)
 	s.Pipelines[i].Leaving = Leaving{}
+	s.Pipelines[i].Claims = claimsOf(s.Pipelines[i].Pipeline, s.Pipelines[i].Claims)
 	s.Epoch++
 }
 

@@ -112,7 +112,8 @@ func (s *State) HasLeft(id topology.NodeID, boot uint64) bool {
 	return slices.ContainsFunc(s.Departed, func(d Departure) bool { return d.ID == id && d.Boot >= boot })
 }
 
-// Command is what can be proposed: make one with Admit, Evict, Create, Apply, Settle, Pause or Fail.
+// Command is what can be proposed: make one with Admit, Evict, Create, Apply, Settle, Pause, Fail,
+// Open, Claims, Marks or Reset.
 type Command struct {
 	Version  int                `json:"version"`
 	Kind     commandKind        `json:"kind"`
@@ -121,11 +122,14 @@ type Command struct {
 	Left     bool               `json:"left,omitempty"`     // evict
 	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create, apply
 	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version
-	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open
+	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open, claim, reset
 	Role     string             `json:"role,omitempty"`     // pause; "" = the whole pipeline
 	Paused   bool               `json:"paused,omitempty"`   // pause; false: go on
 	Failure  *Failure           `json:"failure,omitempty"`  // fail
 	Opening  *Opening           `json:"opening,omitempty"`  // open
+	Claims   []Claim            `json:"claims,omitempty"`   // claim; reset: one
+	Marks    []Mark             `json:"marks,omitempty"`    // marks
+	Gen      uint64             `json:"gen,omitempty"`      // reset
 	LogID    uint64             `json:"log_id,omitempty"`   // leader: the name of a log that has none
 }
 
@@ -141,6 +145,9 @@ const (
 	kindPause  commandKind = "pause"
 	kindFail   commandKind = "fail"
 	kindOpen   commandKind = "open"
+	kindClaim  commandKind = "claim"
+	kindMarks  commandKind = "marks"
+	kindReset  commandKind = "reset"
 )
 
 // Admit takes nodes into the roster, or changes them there. A node of an older boot, or of one
@@ -192,13 +199,19 @@ type entry struct {
 	Term    uint64          `json:"term"`
 	Command json.RawMessage `json:"command,omitempty"`
 	Servers []Server        `json:"servers,omitempty"`
+
+	// Marks are what a voter adds to a claim for those who watch it, who are not sent those of
+	// the command marks.
+	Marks []Mark `json:"marks,omitempty"`
+
+	quiet bool // apply found nothing but marks: it wakes nobody, and watchers need not have it
 }
 
 // errCannotApply says that going on would make this node's state another than the others'.
 var errCannotApply = errors.New("this node cannot apply an entry of the log, run a newer program")
 
-// apply returns the state after e. A refused command leaves all but the index as it was; err
-// stops the node.
+// apply returns the state after e, and notes in e what watchers need to know of it. A refused
+// command leaves all but the index as it was; err stops the node.
 func (s *State) apply(e *entry) (next *State, refused, err error) {
 	n := *s
 	n.Version, n.Index = stateVersion, e.Index
@@ -232,6 +245,15 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 		refused = n.fail(c.Name, c.Failure)
 	case kindOpen:
 		refused = n.open(c.Name, c.Opening)
+	case kindClaim:
+		if refused = n.claim(c.Name, c.Claims); refused == nil {
+			n.mark(e.Marks)
+			e.Marks = n.marksOf(c.Name, c.Claims)
+		}
+	case kindMarks:
+		e.quiet = !n.mark(c.Marks)
+	case kindReset:
+		refused = n.reset(c.Name, c.Claims, c.Gen)
 	default:
 		return nil, nil, fmt.Errorf("entry %d: %w: its kind is %q", e.Index, errCannotApply, c.Kind)
 	}
