@@ -219,3 +219,18 @@ func claimsOf(p topology.Pipeline, cs []Claim) []Claim {
 		return !stays || r.Kind != topology.KindTap
 	})
 }
+
+// Agreed is what all nodes know of the State at its index: without how far claims are, which
+// watchers are not told.
+func (s *State) Agreed() *State {
+	n := *s
+	n.Pipelines = slices.Clone(s.Pipelines)
+	for i := range n.Pipelines {
+		cs := slices.Clone(n.Pipelines[i].Claims)
+		for k := range cs {
+			cs[k].Next, cs[k].Position = 0, nil
+		}
+		n.Pipelines[i].Claims = cs
+	}
+	return &n
+}

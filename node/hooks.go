@@ -35,13 +35,14 @@ type StateSeen struct {
 const (
 	BugDeaf       stream.Bug = "heartbeat that never fires"
 	BugTwoLeaders stream.Bug = "two leaders"
+	BugEpochGen   stream.Bug = "epoch for generation" // a source's numbering is named by the State's epoch
 )
 
 func (h *Hooks) state(s *consensus.State) {
 	if h == nil {
 		return
 	}
-	b, err := json.Marshal(s)
+	b, err := json.Marshal(s.Agreed())
 	if err != nil {
 		panic(fmt.Sprintf("node: encode state: %v", err)) // it came as JSON
 	}
@@ -90,4 +91,12 @@ func (h *Hooks) ofMux() func(branch string) {
 		return nil
 	}
 	return h.Reached
+}
+
+// generation names one life of a source's numbering, which begins at s.
+func (n *Node) generation(s *consensus.State) uint64 {
+	if h := n.cfg.Hooks; h != nil && h.Bug == BugEpochGen {
+		return s.Epoch
+	}
+	return newGeneration()
 }

@@ -29,8 +29,9 @@ const (
 type keeper struct {
 	n *Node
 
-	epoch  atomic.Uint64 // of the State that follow has followed
-	retire chan roleKey  // run drains the links that start at the role
+	epoch  atomic.Uint64                     // of the State that follow has followed
+	claims atomic.Pointer[map[uint64]uint64] // the numbers of the claims that the State has, by source
+	retire chan roleKey                      // run drains the links that start at the role
 
 	mu      sync.Mutex
 	roles   map[roleKey]*roleRun // those that ended too, to be counted
@@ -83,6 +84,7 @@ func (k *keeper) run(ctx context.Context) error {
 // follow makes what runs here agree with s.
 func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	defer k.epoch.Store(s.Epoch)
+	k.claims.Store(claimsOf(s))
 	var live []topology.Pipeline
 	for _, p := range s.Pipelines {
 		whole := p.Whole()
@@ -190,6 +192,20 @@ func (k *keeper) idles() map[string]string {
 		why[key.pipeline+"/"+key.role] = text
 	}
 	return why
+}
+
+// claim is the number of the newest claim on a source that the State has, 0: none.
+func (k *keeper) claim(source uint64) uint64 { return (*k.claims.Load())[source] }
+
+// claimsOf is the numbers of all claims, by source.
+func claimsOf(s *consensus.State) *map[uint64]uint64 {
+	claims := make(map[uint64]uint64)
+	for _, p := range s.Pipelines {
+		for _, c := range p.Claims {
+			claims[stream.SourceID(p.Name, c.Role, c.Partition)] = c.Number
+		}
+	}
+	return &claims
 }
 
 // stop ends the roles of a pipeline.

@@ -67,6 +67,7 @@ type Node struct {
 	gossip    *gossip.Gossip
 	consensus *consensus.Consensus
 	keeper    *keeper
+	marks     *marks
 	reports   reports
 	letters   *letters
 
@@ -215,6 +216,7 @@ func (n *Node) join() error {
 	}
 	n.keeper = newKeeper(n)
 	n.letters = newLetters(n)
+	n.marks = newMarks(n.consensus.Propose, n.log)
 	n.mux.HandlePacket(n.gossip.HandlePacket)
 	n.mux.Handle(mux.KindGossip, func(_ context.Context, _ mux.Peer, c net.Conn) { n.gossip.HandleStream(c) })
 	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))
@@ -273,6 +275,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	rooms.Go(func() error { return ended("join", n.sayWaiting(work)) })
 	rooms.Go(func() error { return n.awaitTwin(work) })
 	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
+	rooms.Go(func() error { return ended("marks", n.marks.run(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {
 		rooms.Go(func() error { return ended("api", api.Serve(work, l, n, n.calls())) })
@@ -412,6 +415,9 @@ func (n *Node) leave(ctx context.Context) {
 		}
 	}
 	n.keeper.drained(ctx)
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	n.marks.settle(ctx)
 }
 
 // Writable reports whether the role, as pipeline/role, could hand on a small record now.

@@ -55,7 +55,7 @@ type electorate interface {
 }
 
 // orchestrator is what the leader does besides leading: it makes the roster follow gossip, chooses
-// voters and ends what new versions of pipelines lack. It runs on every node and is idle on all but
+// voters, gives shared partitions out (assign.go) and ends what new versions of pipelines lack. It runs on every node and is idle on all but
 // the leader; what it remembers is lost with the leadership, and found again.
 type orchestrator struct {
 	self    topology.NodeID
@@ -71,6 +71,7 @@ type orchestrator struct {
 	seen     map[topology.NodeID]member    // as they were a look ago
 	answered map[topology.NodeID]time.Time // when a node that gossip calls dead did answer
 	refused  map[topology.NodeID]time.Time // when a node could not be made a voter
+	away     map[topology.NodeID]time.Time // since when a holder of shared partitions does not answer
 	settled  time.Time                     // since when members and roster have been the same
 	waiting  time.Time                     // since when settled is waited for
 	epoch    uint64
@@ -119,6 +120,7 @@ func (o *orchestrator) look(ctx context.Context, now time.Time) {
 		o.seen, o.settled = nil, time.Time{} // the last leader has waited
 		o.answered = make(map[topology.NodeID]time.Time)
 		o.refused = make(map[topology.NodeID]time.Time)
+		o.away = nil // they are waited for anew: who stopped reading when is not known here
 	}
 	s := o.ledger.State()
 	members := ours(o.members.Members(), s.LogID)
@@ -137,6 +139,7 @@ func (o *orchestrator) look(ctx context.Context, now time.Time) {
 	if dead := o.probe(ctx, lost, now); len(dead) > 0 {
 		o.propose(ctx, consensus.Evict(false, dead...), "evicted the dead", dead)
 	}
+	o.assign(ctx, members, now)
 	o.settle(ctx)
 	if o.calm(now) {
 		o.vote(ctx, members, now)

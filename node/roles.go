@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/zeebo/xxh3"
-	"golang.org/x/sync/errgroup"
 
 	"weir/consensus"
 	"weir/stream"
@@ -37,11 +36,12 @@ type roleRun struct {
 
 	version uint64 // that outlet has the edges of; only the keeper uses it
 
-	mu      sync.Mutex
-	sources []*stream.Source
-	opened  bool // all partitions of the tap have a source
-	over    bool // and have ended or were stopped, with all that was read of them acked
-	paused  bool
+	mu         sync.Mutex
+	partitions []*partition // of a tap
+	listed     bool         // the tap has said which there are
+	paused     bool
+	lapsed     bool // no leader is heard of: what is shared may be another's
+	broken     bool // a partition cannot be read
 }
 
 // newRoleRun makes a role that works until ctx is done, the pipeline fails or a version lacks it.
@@ -62,7 +62,7 @@ func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.R
 	}
 	in := stream.InletConfig{
 		Role: r.Name, Handler: cfg.Handler, Capacity: cfg.Capacity, Outlet: rr.outlet,
-		Attempts: cfg.Attempts, Deadline: cfg.Deadline,
+		Attempts: cfg.Attempts, Deadline: cfg.Deadline, Claim: n.keeper.claim,
 		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 	}
 	if cfg.Sink != nil {
@@ -104,8 +104,15 @@ func (rr *roleRun) pause(on bool) {
 	if rr.inlet != nil {
 		rr.inlet.Pause(on)
 	}
-	for _, s := range rr.sources {
-		s.Pause(on)
+	rr.hold()
+}
+
+// hold stops the sources or lets them go on, under mu.
+func (rr *roleRun) hold() {
+	for _, p := range rr.partitions {
+		if p.run != nil && p.run.source != nil {
+			p.run.source.Pause(rr.paused || rr.lapsed)
+		}
 	}
 }
 
@@ -128,7 +135,7 @@ func (rr *roleRun) run() {
 			err = rr.serve()
 		}
 	} else {
-		err = rr.read(rr.ctx)
+		err = newReading(rr).run(rr.ctx)
 		<-rr.ctx.Done() // its links stay: they bring the last marks
 	}
 	if rr.cfg.Sink != nil {
@@ -193,47 +200,6 @@ func (rr *roleRun) serve() error {
 	return rr.inlet.Run(rr.ctx)
 }
 
-// read reads all partitions of the tap to their ends.
-func (rr *roleRun) read(ctx context.Context) error {
-	parts, err := rr.cfg.Tap.Partitions(ctx)
-	if err != nil {
-		rr.failed(ctx, err)
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	for _, part := range parts {
-		reader, err := rr.cfg.Tap.Open(ctx, part, nil)
-		if err != nil {
-			rr.failed(ctx, err)
-			cancel()
-			return errors.Join(err, g.Wait())
-		}
-		s := stream.NewSource(stream.SourceConfig{
-			ID: stream.SourceID(rr.key.pipeline, rr.key.role, part), Gen: newGeneration(),
-			Partition: part, Reader: reader, Outlet: rr.outlet, Budget: rr.n.budget,
-		})
-		rr.mu.Lock()
-		s.Pause(rr.paused)
-		rr.sources = append(rr.sources, s)
-		rr.mu.Unlock()
-		g.Go(func() error {
-			err := s.Run(ctx, rr.reading)
-			rr.failed(ctx, err)
-			return errors.Join(err, reader.Close())
-		})
-	}
-	rr.mu.Lock()
-	rr.opened = true
-	rr.mu.Unlock()
-	err = g.Wait()
-	rr.mu.Lock()
-	rr.over = err == nil
-	rr.mu.Unlock()
-	return err
-}
-
 // newGeneration names one life of a source's numbering.
 func newGeneration() uint64 {
 	var b [8]byte
@@ -265,14 +231,19 @@ func (rr *roleRun) busy() bool {
 	return rr.outlet != nil && rr.ctx.Err() == nil && slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
 }
 
-// done reports whether a tap's partitions have ended and are all acked.
+// done reports whether the tap's partitions, as far as this node sees them, are read to their ends,
+// here or elsewhere, and are all acked.
 func (rr *roleRun) done() bool {
 	rr.mu.Lock()
 	defer rr.mu.Unlock()
-	for _, s := range rr.sources {
-		if !s.Stats().Done {
-			return false
-		}
-	}
-	return rr.opened
+	return rr.listed && !slices.ContainsFunc(rr.partitions, func(p *partition) bool { return !p.done })
+}
+
+// over reports whether nothing is read here any more, or ever, and all that was is acked.
+func (rr *roleRun) over() bool {
+	rr.mu.Lock()
+	defer rr.mu.Unlock()
+	return !rr.broken && rr.listed && !slices.ContainsFunc(rr.partitions, func(p *partition) bool {
+		return p.run != nil || !p.done && rr.reading.Err() == nil
+	})
 }

@@ -86,13 +86,12 @@ func (rr *roleRun) report() roleReport {
 		out.Records, out.Lines, out.Dups, out.Others, out.Waits = st.Records, st.Lines, st.Duplicates, st.Nondeterministic, st.Waits
 	}
 	if out.Tap {
-		out.Done = rr.done()
+		out.Done, out.Over = rr.done(), rr.over()
 		rr.mu.Lock()
 		defer rr.mu.Unlock()
-		out.Over = rr.over
-		for _, s := range rr.sources {
-			st := s.Stats()
-			out.Taps = append(out.Taps, api.Tap{Partition: st.Partition, Read: st.Read, Acked: st.Acked, Done: st.Done})
+		for _, p := range rr.partitions {
+			st := p.stats()
+			out.Taps = append(out.Taps, api.Tap{Partition: p.name, Read: st.Read, Acked: st.Acked, Done: p.done})
 			out.Records += st.Read
 			out.Lines += st.Lines
 		}

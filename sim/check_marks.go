@@ -32,6 +32,7 @@ type sourceKey struct{ source, gen uint64 }
 type sourceSeen struct {
 	partition string
 	opening   *openingSeen
+	next      uint64 // where the numbering went on with the first record of the opening
 	mark      uint64
 }
 
@@ -52,7 +53,7 @@ func (r *markRules) see(e *Event) {
 			}
 		}
 	case EventSource:
-		r.sources[sourceKey{e.Record, e.N}] = &sourceSeen{partition: e.Text, opening: r.openers[opener{e.Node, e.Text}]}
+		r.sources[sourceKey{e.Record, e.N}] = &sourceSeen{partition: e.Text, opening: r.openers[opener{e.Node, e.Text}], next: e.M}
 	case EventMark:
 		r.pending = append(r.pending, *e)
 	}
@@ -69,7 +70,7 @@ func (r *markRules) judge() {
 		switch {
 		case e.M < s.mark:
 			r.c.violated("I3", e.At, subject{}, "the mark of %s fell from %d to %d", s.partition, s.mark, e.M)
-		case e.M > s.opening.low:
+		case e.M > s.next+s.opening.low:
 			r.c.violated("I3", e.At, aboutRecord(number), "the mark of %s is %d, and record %s is not acked", s.partition, e.M, recordName(number))
 		}
 		s.mark = e.M

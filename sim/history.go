@@ -42,7 +42,7 @@ const (
 	EventTaken      // handlers were given all below N, M may be sent
 	EventDone       // link seqs [N, M) are acked to the sender
 
-	EventSource // source Record begins generation N of partition Text
+	EventSource // source Record begins, or goes on with, generation N of partition Text, numbering from M
 	EventMark   // source Record is acked below M in generation N
 	EventHeld   // the node's windows hold N bytes, more than ever before
 

@@ -49,7 +49,7 @@ func (h *History) Hooks(id topology.NodeID, bug stream.Bug) *node.Hooks {
 func (h *History) stream(id topology.NodeID, held *atomic.Int64, e *stream.Event) {
 	switch e.Kind {
 	case stream.EventSource:
-		h.Add(Event{Kind: EventSource, Node: id, Record: e.Lo, N: e.Generation, Text: e.Text})
+		h.Add(Event{Kind: EventSource, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Text: e.Text})
 		return
 	case stream.EventMark:
 		h.Add(Event{Kind: EventMark, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Text: e.Text})

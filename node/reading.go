@@ -1,0 +1,344 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"weir/consensus"
+	"weir/stream"
+	"weir/stream/wire"
+	"weir/topology"
+)
+
+const (
+	// partitionsMax is how many partitions a tap may have on a node (DESIGN 6).
+	partitionsMax = 64
+	// growEvery is how often a tap whose partitions may grow is asked for them.
+	growEvery = time.Second
+	// leaseFor is how long a shared partition is read after a leader was last heard of: less than
+	// the shortest takeover, by more than a clock drifts or a look is late. leaseLook is how often
+	// that is looked at.
+	leaseFor  = 6 * time.Second
+	leaseLook = 250 * time.Millisecond
+)
+
+// partition is a part of a tap, as this node has it. The role's mu guards all but the names.
+type partition struct {
+	name string // in the log: begins with the node's where only that node sees it
+	here string // as the tap calls it
+
+	run  *sourceRun         // nil: it is not read here
+	past stream.SourceStats // of the sources before that
+	lost uint64             // the newest claim that others know to be old
+	done bool               // read to its end, here or elsewhere, and all of it acked
+}
+
+// stats counts what was read here, under all claims.
+func (p *partition) stats() stream.SourceStats {
+	st := p.past
+	if p.run != nil && p.run.source != nil {
+		now := p.run.source.Stats()
+		st.Read += now.Read
+		st.Acked += now.Acked
+		st.Lines += now.Lines
+	}
+	return st
+}
+
+// sourceRun is the reading of a partition under one claim.
+type sourceRun struct {
+	part   *partition
+	claim  consensus.Claim // Number 0: the log knows nothing of it
+	ctx    context.Context // ended with errNotOurs when the claim is another's
+	cancel context.CancelCauseFunc
+	source *stream.Source // nil until it is open; the role's mu guards it
+	err    error          // why it ended
+}
+
+// Why a partition is not read on.
+var (
+	errNotOurs = errors.New("the partition is another node's")
+	errRenewed = errors.New("the partition begins again")
+)
+
+// reading is a tap at work: one loop that follows the State, and a goroutine for each partition that
+// is this node's to read, ended when it is no more.
+//
+// What only this node sees is its own from the start of the role: it claims that in the log once, and
+// then needs no leader. Shared partitions are the leader's to give, and are not read on when none was
+// heard of for leaseFor, if another node could have them by then. Where a restart finds nothing
+// again, without a data dir or in a tap that cannot go back, the log is not asked at all.
+type reading struct {
+	rr     *roleRun
+	shared bool
+	logged bool
+	grows  bool
+
+	group  sync.WaitGroup
+	ended  chan *sourceRun
+	asked  chan error // the answer to the claim in flight
+	asking bool
+}
+
+func newReading(rr *roleRun) *reading {
+	t := &reading{rr: rr, ended: make(chan *sourceRun), asked: make(chan error)}
+	replayable := true
+	if tap, ok := rr.cfg.Tap.(interface{ Shared() bool }); ok {
+		t.shared = tap.Shared()
+	}
+	if tap, ok := rr.cfg.Tap.(interface{ Replayable() bool }); ok {
+		replayable = tap.Replayable()
+	}
+	if tap, ok := rr.cfg.Tap.(interface{ Grows() bool }); ok {
+		t.grows = tap.Grows()
+	}
+	t.logged = replayable && (t.shared || rr.n.cfg.DataDir != "")
+	return t
+}
+
+// run reads until ctx ends or a partition cannot be read.
+func (t *reading) run(ctx context.Context) error {
+	defer t.group.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := t.list(ctx); err != nil {
+		return err
+	}
+	var grow, lease <-chan time.Time
+	if t.grows {
+		tick := time.NewTicker(growEvery)
+		defer tick.Stop()
+		grow = tick.C
+	}
+	if t.shared {
+		tick := time.NewTicker(leaseLook)
+		defer tick.Stop()
+		lease = tick.C
+	}
+	again := time.NewTimer(0)
+	defer again.Stop()
+	stopped := t.rr.reading.Done()
+	for {
+		changed := t.rr.n.consensus.Changed()
+		t.follow(ctx)
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-lease:
+		case <-stopped:
+			stopped = nil
+		case <-grow:
+			if err := t.list(ctx); err != nil {
+				return err
+			}
+		case err := <-t.asked:
+			t.asking = false
+			if err != nil {
+				t.rr.n.log.Debug("claim again later", "role", t.rr.key.role, "err", err)
+				again.Reset(retryMin)
+			}
+		case run := <-t.ended:
+			if err := t.end(ctx, run); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// list asks the tap for its partitions; those that it had stay.
+func (t *reading) list(ctx context.Context) error {
+	names, err := t.rr.cfg.Tap.Partitions(ctx)
+	if err == nil && len(names) > partitionsMax {
+		err = fmt.Errorf("the tap has %d partitions, at most %d are read", len(names), partitionsMax)
+	}
+	if err != nil {
+		t.rr.failed(ctx, err)
+		return err
+	}
+	t.rr.mu.Lock()
+	defer t.rr.mu.Unlock()
+	for _, here := range names {
+		if slices.ContainsFunc(t.rr.partitions, func(p *partition) bool { return p.here == here }) {
+			continue
+		}
+		p := &partition{name: here, here: here}
+		if own := string(t.rr.n.self.ID) + ":"; !t.shared && !strings.HasPrefix(here, own) {
+			p.name = own + here
+		}
+		t.rr.partitions = append(t.rr.partitions, p)
+	}
+	t.rr.listed = true
+	return nil
+}
+
+// follow makes what is read here agree with the State: it claims, begins and ends.
+func (t *reading) follow(ctx context.Context) {
+	rr := t.rr
+	s := rr.n.consensus.State()
+	p, _ := s.Pipeline(rr.key.pipeline)
+	lapsed := t.lapsed(s, p)
+	var want []consensus.Claim
+	rr.mu.Lock()
+	for _, part := range rr.partitions {
+		c, known := t.claim(s, p, part)
+		ours := known && c.Holder == rr.n.self.ID && c.Boot == rr.n.self.Boot
+		switch run := part.run; {
+		case run != nil:
+			if t.logged && c.Number != run.claim.Number {
+				run.cancel(errNotOurs)
+			}
+		case part.done, rr.reading.Err() != nil:
+		case known && c.Done:
+			part.done = true
+		case ours && c.Number > part.lost, !t.logged:
+			part.run = t.begin(ctx, part, c)
+		case known && (ours || t.shared):
+		case t.shared:
+			c.Holder, c.Boot = "", 0
+			want = append(want, c)
+		default:
+			c.Holder, c.Boot = rr.n.self.ID, rr.n.self.Boot
+			want = append(want, c)
+		}
+	}
+	changed := rr.lapsed != lapsed
+	rr.lapsed = lapsed
+	rr.hold()
+	rr.mu.Unlock()
+	if changed && lapsed {
+		rr.n.log.Warn("no leader is heard: shared partitions are not read, another node may have them", "role", rr.key.role)
+	}
+	if len(want) == 0 || t.asking {
+		return
+	}
+	t.asking = true
+	t.group.Go(func() { // ended by the proposal's own limit, or ctx
+		err := rr.n.consensus.Propose(ctx, consensus.Claims(rr.key.pipeline, want...))
+		select {
+		case t.asked <- err:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// claim is the claim on a partition, or what one would be.
+func (t *reading) claim(s *consensus.State, p consensus.Pipeline, part *partition) (c consensus.Claim, known bool) {
+	if c, known = p.Claim(t.rr.key.role, part.name); known {
+		return c, true
+	}
+	return consensus.Claim{Role: t.rr.key.role, Partition: part.name, Shared: t.shared, Gen: t.rr.n.generation(s)}, false
+}
+
+// lapsed reports whether what is shared may be another's by now, for all that this node knows.
+func (t *reading) lapsed(s *consensus.State, p consensus.Pipeline) bool {
+	r, _ := p.Whole().Role(t.rr.key.role)
+	if !t.shared || r.Takeover == topology.TakeoverNever {
+		return false
+	}
+	age := t.rr.n.consensus.Age()
+	return (age < 0 || age > leaseFor) && slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
+		return n.ID != t.rr.n.self.ID && p.Whole().ServedBy(n, r.Name)
+	})
+}
+
+// begin reads a partition under a claim.
+func (t *reading) begin(ctx context.Context, part *partition, c consensus.Claim) *sourceRun {
+	run := &sourceRun{part: part, claim: c}
+	run.ctx, run.cancel = context.WithCancelCause(ctx)
+	t.group.Go(func() { // ended by its end, by cancel, or by ctx
+		defer run.cancel(nil)
+		run.err = t.read(run)
+		select {
+		case t.ended <- run:
+		case <-ctx.Done():
+		}
+	})
+	return run
+}
+
+// read reads a partition from its mark on.
+func (t *reading) read(run *sourceRun) error {
+	rr, c := t.rr, run.claim
+	id := stream.SourceID(rr.key.pipeline, rr.key.role, run.part.name)
+	cfg := stream.SourceConfig{
+		ID: id, Gen: c.Gen, Partition: run.part.here, Outlet: rr.outlet, Budget: rr.n.budget,
+		Claim: c.Number, Next: c.Next, Position: c.Position,
+	}
+	if t.logged {
+		cfg.OnMark = func(m wire.Mark) { rr.n.marks.put(markOf(rr.key, c, m.Next, m.Position)) }
+	}
+	var err error
+	cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, cfg.Position)
+	if errors.Is(err, stream.ErrReset) && cfg.Next > 0 {
+		return t.renew(run, err)
+	}
+	if err != nil {
+		return err
+	}
+	if cfg.Next > 0 {
+		rr.n.log.Info("a partition is read on", "role", rr.key.role, "partition", run.part.name, "next", cfg.Next)
+	}
+	s := stream.NewSource(cfg)
+	rr.mu.Lock()
+	s.Pause(rr.paused || rr.lapsed)
+	run.source = s
+	rr.mu.Unlock()
+	return errors.Join(s.Run(run.ctx, rr.reading), cfg.Reader.Close())
+}
+
+// renew has the log say that a partition begins again, because of why.
+func (t *reading) renew(run *sourceRun, why error) error {
+	rr, c := t.rr, run.claim
+	rr.n.log.Warn("a partition is read from its start, as a new generation: what is in it is not what was read before",
+		"role", rr.key.role, "partition", run.part.name, "read", c.Next, "err", why)
+	gen := rr.n.generation(rr.n.consensus.State())
+	err := rr.n.insist(run.ctx, consensus.Reset(rr.key.pipeline, c, gen), func(s *consensus.State) bool {
+		p, _ := s.Pipeline(rr.key.pipeline)
+		now, _ := p.Claim(c.Role, c.Partition)
+		return now.Number != c.Number || now.Gen != c.Gen
+	})
+	if err == nil {
+		err = errRenewed
+	}
+	return err
+}
+
+// end takes note of the end of a reading. Its error ends all of them.
+func (t *reading) end(ctx context.Context, run *sourceRun) error {
+	rr, part := t.rr, run.part
+	rr.mu.Lock()
+	done := run.err == nil && run.source != nil && run.source.Stats().Done
+	part.past = part.stats()
+	part.run = nil
+	lost := context.Cause(run.ctx) == errNotOurs || errors.Is(run.err, stream.ErrFenced)
+	switch {
+	case lost:
+		part.lost = run.claim.Number
+	case done:
+		part.done = true
+	}
+	failed := run.err != nil && !lost && !errors.Is(run.err, errRenewed)
+	rr.broken = rr.broken || failed
+	rr.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case lost:
+		rr.n.log.Info("a partition is read by another node, or again", "role", rr.key.role, "partition", part.name, "claim", run.claim.Number)
+	case done && t.logged:
+		m := markOf(rr.key, run.claim, 0, nil)
+		m.Done = true
+		rr.n.marks.put(m)
+	case failed:
+		rr.failed(ctx, run.err)
+		return run.err
+	}
+	return nil
+}
