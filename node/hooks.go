@@ -21,6 +21,7 @@ type Hooks struct {
 	Elected func(term uint64) // the node leads in that term
 	State   func(StateSeen)   // the node holds this for agreed
 	Layout  func(epoch uint64, links []topology.Link)
+	Letter  func(stream.Letter) // a dead letter of a role of this node is kept
 }
 
 // StateSeen is a State in brief.
@@ -52,6 +53,12 @@ func (h *Hooks) state(s *consensus.State) {
 func (h *Hooks) layout(epoch uint64, l topology.Layout) {
 	if h != nil {
 		h.Layout(epoch, l.Links)
+	}
+}
+
+func (h *Hooks) letter(l stream.Letter) {
+	if h != nil {
+		h.Letter(l)
 	}
 }
 

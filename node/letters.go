@@ -60,6 +60,7 @@ func (ls *letters) bury(ctx context.Context, l stream.Letter) error {
 	for {
 		id, err := ls.place(ctx, b)
 		if err == nil {
+			ls.n.cfg.Hooks.letter(l)
 			ls.n.log.Info("dead letter", "letter", id, "pipeline", l.Pipeline, "role", l.Role, "reason", l.Reason)
 			return nil
 		}

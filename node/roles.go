@@ -65,6 +65,9 @@ func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.R
 		Attempts: cfg.Attempts, Deadline: cfg.Deadline, Claim: n.keeper.claim,
 		Budget: n.budget, RecordMax: p.RecordMax, Log: n.log, Hooks: n.cfg.Hooks.ofStream(),
 	}
+	if n.cfg.DeadLetters {
+		in.Dead = n.letters.bury
+	}
 	if cfg.Sink != nil {
 		rr.sink = stream.NewSinkHandler(stream.SinkHandlerConfig{Sink: cfg.Sink, Log: n.log.With("role", r.Name), Hooks: in.Hooks})
 		in.Handler, in.Serial, in.OnMark = rr.sink, true, rr.sink.Mark

@@ -19,7 +19,23 @@ var kinds = [...]EventKind{
 
 // Hooks is what a node is given to tell the history what it does. The bug is built into it: ""
 // but in the tests of the checker.
-func (h *History) Hooks(id topology.NodeID, bug stream.Bug) *node.Hooks {
+func (w *Workload) Hooks(id topology.NodeID, bug stream.Bug) *node.Hooks {
+	hooks := w.history.hooks(id, bug)
+	hooks.Letter = func(l stream.Letter) {
+		number, path, err := w.parse(l.Record.Body)
+		if err != nil {
+			w.broken(id, l.Role, l.Record.Body)
+			return
+		}
+		w.history.Add(Event{
+			Kind: EventLetter, Node: id, Record: number, Leaf: letterOf(path + ">" + l.Role), N: uint64(l.Record.Attempt), Text: l.Role,
+		})
+	}
+	return hooks
+}
+
+// hooks are those that need not know the records.
+func (h *History) hooks(id topology.NodeID, bug stream.Bug) *node.Hooks {
 	var held atomic.Int64 // the most so far
 	return &node.Hooks{
 		Hooks: stream.Hooks{

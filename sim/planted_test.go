@@ -22,6 +22,7 @@ var planted = []struct {
 	{stream.BugLostCredit, "I7", ""},
 	{stream.BugUnfenced, "I5", "length 20s\nat 2s loss 80% on work -> sink"},
 	{stream.BugCustody, "I6", ""},
+	{stream.BugDeadDrop, "I1", "disks\nrole work poisons 1%"},
 	{node.BugDeaf, "F3", "at 4s kill work-1"},
 	{node.BugTwoLeaders, "I11", "delay 20ms\nevery 1s from 3s freeze leader for 700ms"},
 }

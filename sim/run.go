@@ -49,6 +49,7 @@ type Result struct {
 	Acked         uint64
 	Lost          uint64
 	Duplicates    uint64
+	Letters       uint64 // dead letters
 	LeaderChanges int
 	Nodes         int
 	Packets       uint64 // sent, of any node
@@ -188,7 +189,7 @@ func (r *run) conclude(d *director, load *Workload, h *History) {
 	res.Nodes, res.Packets = len(d.c.members), d.net.packets()
 	res.History = h
 	n := count(h, load)
-	res.Records, res.Acked, res.Lost, res.Duplicates = n.read, n.acked, n.lost, n.duplicates
+	res.Records, res.Acked, res.Lost, res.Duplicates, res.Letters = n.read, n.acked, n.lost, n.duplicates, n.letters
 	res.LeaderChanges = max(len(res.Timeline.Elections)-1, 0)
 	res.Timeline.End = res.Virtual
 	for i := range res.Timeline.Faults {

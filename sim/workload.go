@@ -102,7 +102,7 @@ func (w *Workload) Pipeline() topology.Pipeline { return w.pipeline }
 // the count of starts, names what its tap reads.
 func (w *Workload) Role(name string, id topology.NodeID, m *mount) (node.Role, error) {
 	r := w.roles[name]
-	made := node.Role{Name: name, Capacity: r.Capacity}
+	made := node.Role{Name: name, Capacity: r.Capacity, Attempts: attemptsMax, Deadline: r.Deadline}
 	switch r.Kind {
 	case topology.KindTap:
 		made.Tap = &loadTap{w, id, name + "/" + placeOf(id)}

@@ -33,6 +33,7 @@ type simSum struct {
 	Violated       []string `json:"violated"` // the first of each failed seed
 	Lost           uint64   `json:"lost"`
 	Duplicates     uint64   `json:"duplicates"`
+	DeadLetters    uint64   `json:"dead_letters"`
 	RecordsRead    uint64   `json:"records_read"`
 	RecordsAcked   uint64   `json:"records_acked"`
 	LeaderChanges  int      `json:"leader_changes"`
@@ -79,6 +80,7 @@ func (r *simReport) count(s sim.Scenario, res *sim.Result) {
 	r.sum.Seeds++
 	r.sum.Lost += res.Lost
 	r.sum.Duplicates += res.Duplicates
+	r.sum.DeadLetters += res.Letters
 	r.sum.RecordsRead += res.Records
 	r.sum.RecordsAcked += res.Acked
 	r.sum.LeaderChanges += res.LeaderChanges
@@ -175,8 +177,8 @@ func (r *simReport) finish() error {
 	s.FailedSeeds = append([]uint64{}, s.FailedSeeds...)
 	s.Violated = append([]string{}, s.Violated...)
 	b := new(strings.Builder)
-	fmt.Fprintf(b, "%s records read, %s acked, %s lost, %s written twice; %d changes of leader\n",
-		count(s.RecordsRead), count(s.RecordsAcked), count(s.Lost), count(s.Duplicates), s.LeaderChanges)
+	fmt.Fprintf(b, "%s records read, %s acked, %s lost, %s written twice, %s dead letters; %d changes of leader\n",
+		count(s.RecordsRead), count(s.RecordsAcked), count(s.Lost), count(s.Duplicates), count(s.DeadLetters), s.LeaderChanges)
 	if len(s.NeverReached) > 0 && s.Seeds > 1 {
 		fmt.Fprintf(b, "rare branches never taken: %s\n", strings.Join(s.NeverReached, ", "))
 	}
