@@ -44,7 +44,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	if err := f.Unset(name); err != nil {
 		return Role{}, err
 	}
-	made := Role{Name: role, Capacity: r.Capacity, Program: f.Program(name)}
+	made := Role{Name: role, Capacity: r.Capacity, Attempts: r.Attempts, Program: f.Program(name)}
 	var err error
 	switch {
 	case r.Tap != nil:
@@ -54,12 +54,13 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	default:
 		procs := cmp.Or(r.Procs, runtime.NumCPU())
 		window := procs
-		if r.Mode == topology.KindLine {
+		if r.Mode != topology.KindEach {
 			window *= worker.WindowRecords
 		}
 		made.Capacity = cmp.Or(r.Capacity, window)
 		made.Handler, err = worker.New(worker.Config{
-			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir, Line: r.Mode == topology.KindLine, Deadline: r.Deadline, Attempts: r.Attempts,
+			Exec: r.Exec, Sh: r.Sh, Dir: f.Dir, Line: r.Mode == topology.KindLine, Frame: r.Mode == topology.KindFrame,
+			Deadline: r.Deadline, Attempts: r.Attempts,
 			Procs: procs, OK: r.OK, RecordMax: f.Pipeline.RecordMax,
 			Pipeline: f.Pipeline.Name, Role: name, Node: string(opt.Node),
 			Log: opt.Log,

@@ -158,7 +158,7 @@ func (e *emitter) ready(o *Out) error {
 // astray keeps an output that ready refused because no edge starts at its port: it will be a dead
 // letter if these are kept. The caller has the batch's mu.
 func (e *emitter) astray(o *Out, err error) error {
-	if !errors.Is(err, ErrNoEdge) || o.Port == "" || e.b.outlet == nil || e.b.in.cfg.Dead == nil {
+	if !errors.Is(err, ErrNoEdge) || o.Port == "" || o.Port == PortErr || e.b.outlet == nil || e.b.in.cfg.Dead == nil {
 		return err
 	}
 	if e.stray += len(o.Body); len(e.strays) == straysMax || e.stray > e.b.in.cfg.RecordMax {

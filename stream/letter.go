@@ -22,6 +22,9 @@ import (
 const (
 	// PortDead is the port by which records leave that a role cannot handle.
 	PortDead = "dead"
+	// PortErr is the port by which what a program writes to stderr leaves. These are no records of
+	// anyone's: where no edge starts there they are not kept.
+	PortErr = "err"
 	// lettersMax is how many letters of an inlet wait at once for their place; the next one holds up
 	// the handling goroutine that made it. Enough to share a store's fsync, few enough to hold.
 	lettersMax = 16

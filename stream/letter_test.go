@@ -174,7 +174,7 @@ func TestPortDead(t *testing.T) {
 			case rec.ID.Seq == 5:
 				return errors.New(strings.Repeat("long ", 10_000))
 			case rec.ID.Seq == 6:
-				if err := e.Emit(ctx, Out{Body: []byte("line 3"), Port: "err", Header: map[string]string{HeaderReason: "not a number"}}); err != nil {
+				if err := e.Emit(ctx, Out{Body: []byte("line 3"), Port: "odd", Header: map[string]string{HeaderReason: "not a number"}}); err != nil {
 					return err
 				}
 				if rec.Attempt == 1 {

@@ -96,22 +96,23 @@ func (f *File) Lint() []Problem {
 // lint says what a role's program may do that nobody expects.
 func (r Role) lint() []string {
 	var texts []string
+	stays := r.Mode == topology.KindLine || r.Mode == topology.KindFrame
 	for _, name := range blockwise(r.Exec, r.Sh) {
-		if r.Mode == topology.KindLine {
-			texts = append(texts, fmt.Sprintf("runs %s, which in mode: line must answer each line alone, and does not", name))
+		if stays {
+			texts = append(texts, fmt.Sprintf("runs %s, which in mode: %s must answer each line alone, and does not", name, r.Mode))
 		} else {
 			texts = append(texts, fmt.Sprintf("runs %s, which sees one block of lines at a time, not all of them", name))
 		}
 	}
-	if r.Mode != topology.KindLine {
+	if !stays {
 		return texts
 	}
 	dropping := named(commands(r.Exec, r.Sh), filters...)
 	for _, name := range dropping {
-		texts = append(texts, fmt.Sprintf("runs %s, which drops lines: a program of mode: line answers each, so it needs mode: each", name))
+		texts = append(texts, fmt.Sprintf("runs %s, which drops lines: a program of mode: %s answers each, so it needs mode: each", name, r.Mode))
 	}
 	if fix := Unbuffered(r.Exec, r.Sh); fix != "" && len(dropping) == 0 {
-		texts = append(texts, fmt.Sprintf("runs a program that holds its answers back: mode: line needs %s", fix))
+		texts = append(texts, fmt.Sprintf("runs a program that holds its answers back: mode: %s needs %s", r.Mode, fix))
 	}
 	return texts
 }

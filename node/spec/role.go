@@ -69,7 +69,7 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 		"attempts": number("attempts", &r.Attempts, attemptsMax),
 		"ok":       note("ok", func(v ast.Node) (err error) { r.OK, err = d.codes(v); return err }),
 		"mode": note("mode", func(v ast.Node) error {
-			mode, err := d.word(v, "mode", []string{string(topology.KindEach), string(topology.KindLine)}, "frame")
+			mode, err := d.word(v, "mode", []string{string(topology.KindEach), string(topology.KindLine), string(topology.KindFrame)})
 			r.Mode = topology.Kind(mode)
 			return err
 		}),
@@ -105,9 +105,8 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 
 // fitsMode checks that the keys of a program go with its mode.
 func (d *decoder) fitsMode(what string, mode topology.Kind, seen map[string]ast.Node) error {
-	switch {
-	case mode == topology.KindLine && seen["ok"] != nil:
-		return d.fail(seen["ok"], "%s has ok, which goes with mode: each: a program of mode: line stays, and acks by its answers", what)
+	if (mode == topology.KindLine || mode == topology.KindFrame) && seen["ok"] != nil {
+		return d.fail(seen["ok"], "%s has ok, which goes with mode: each: a program of mode: %s stays, and acks by its answers", what, mode)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ type Role struct {
 	Tap  *Tap
 	Sink *Sink
 
-	Mode     topology.Kind // how a program is run: KindEach, KindLine; "" for a tap or a sink
+	Mode     topology.Kind // how a program is run: KindEach, KindLine, KindFrame; "" for a tap or a sink
 	Nodes    int           // nodes that serve the role where one command starts them all; at least 1
 	Capacity int           // records worked on at once; 0 = what Procs can, for a program, else the node's default
 	Procs    int           // processes at once; 0 = one a CPU
@@ -201,7 +201,7 @@ func (f *File) records(tap string) string {
 		return "line"
 	}
 	for _, e := range f.Pipeline.Graph.Out(tap) {
-		if r := f.Roles[e.To]; !r.program() || r.Mode == topology.KindLine {
+		if r := f.Roles[e.To]; !r.program() || r.Mode == topology.KindLine || r.Mode == topology.KindFrame {
 			return "line"
 		}
 	}

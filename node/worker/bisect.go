@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ const (
 	reasonMax = 1 << 10
 )
 
+// headerLine is the header of a letter that says which lines of its record it is: 7, or 7-9.
+const headerLine = "weir-line"
+
 // errTakesNothing ends a bisection whose parts all fail.
 var errTakesNothing = errors.New("each part of the block fails")
 
@@ -45,6 +49,7 @@ type bisection struct {
 	passed        bool
 	text          []byte       // what the parts that passed printed, each with a final newline
 	dead          []stream.Out // parts of the record's body
+	first         error        // of the first of these
 }
 
 // run bisects the record, which failed with why and has so many lines; free is called when there
@@ -61,6 +66,9 @@ func (b *bisection) run(ctx context.Context, why error, lines int, free func()) 
 	}
 	if err == nil && len(b.dead) > 0 {
 		err = b.em.EmitBatch(ctx, b.dead)
+	}
+	if errors.Is(err, stream.ErrNoEdge) { // nobody keeps letters
+		return fmt.Errorf("line %s of it: %w", b.dead[0].Header[headerLine], b.first)
 	}
 	return err
 }
@@ -94,6 +102,7 @@ func (b *bisection) try(ctx context.Context, part []byte, line, lines int, deadl
 	if lines > 1 && b.splits < splitsMax {
 		return b.halve(ctx, part, line, lines, deadline)
 	}
+	b.first = cmp.Or(b.first, err)
 	b.dead = append(b.dead, b.letter(part, line, lines, err))
 	return nil
 }
@@ -140,8 +149,9 @@ func (b *bisection) letter(part []byte, line, lines int, why error) stream.Out {
 	if header == nil {
 		header = make(map[string]string)
 	}
-	header["weir-line"], header["weir-reason"] = number, reason
-	return stream.Out{Body: part, Key: b.r.Key, Header: header, Port: "dead"}
+	header[headerLine], header[stream.HeaderReason] = number, reason
+	header[stream.HeaderRole], header[stream.HeaderAttempts] = b.p.role, strconv.Itoa(b.r.Attempt)
+	return stream.Out{Body: part, Key: b.r.Key, Header: header, Port: stream.PortDead}
 }
 
 // final reports whether err blames what the program was given, and for good: it said so, or this is

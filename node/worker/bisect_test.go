@@ -94,7 +94,7 @@ func TestBisectBound(t *testing.T) {
 
 // A letter says which line, and why; what the record had stays.
 func TestBisectLetter(t *testing.T) {
-	p, ctx := start(t, Config{Sh: `read x; echo "no $x" >&2; test "$x" = b && exit 65; read y && exit 65; echo "$x"`})
+	p, ctx := start(t, Config{Sh: `read x; echo "no $x" >&2; test "$x" = b && exit 65; read y && exit 65; echo "$x"`, Role: "r"})
 	r := record("a\nb")
 	r.Key, r.Header = []byte("k"), map[string]string{"path": "f"}
 	em := fakeEmitter{errs: true}
@@ -102,7 +102,7 @@ func TestBisectLetter(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintf("%s %v %s", em.outs[1].Port, em.outs[1].Header, em.outs[1].Key)
-	if want := "dead map[path:f weir-line:2 weir-reason:sh: exit 65: no b] k"; got != want {
+	if want := "dead map[path:f weir-attempts:1 weir-line:2 weir-reason:sh: exit 65: no b weir-role:r] k"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if got, want := bodies(&em), `"a"dead2:"b"err"no a"err"no b"`; got != want {
@@ -110,6 +110,16 @@ func TestBisectLetter(t *testing.T) {
 	}
 	if len(r.Header) != 1 {
 		t.Errorf("the record's own header is %v", r.Header)
+	}
+}
+
+// Where nobody keeps letters, the run stops and says which line it was.
+func TestBisectWithoutLetters(t *testing.T) {
+	p, ctx := start(t, Config{Sh: `x=$(cat); case $x in *bad*) exit 65;; esac; echo "$x"`})
+	em := fakeEmitter{noDead: true}
+	err := p.handle(ctx, record("a\nb\nbad"), &em)
+	if got, want := text(err), "line 3 of it: sh: exit 65"; got != want || stream.ExitCode(err) != 65 {
+		t.Errorf("error %q with code %d, want %q", got, stream.ExitCode(err), want)
 	}
 }
 

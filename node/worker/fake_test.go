@@ -11,7 +11,7 @@ import (
 
 // fakeEmitter keeps what is emitted.
 type fakeEmitter struct {
-	errs bool // an edge starts at port err
+	errs, noDead bool // an edge starts at port err; nobody keeps letters
 
 	mu   sync.Mutex
 	outs []stream.Out
@@ -26,7 +26,7 @@ func (f *fakeEmitter) Emit(_ context.Context, o stream.Out) error {
 }
 
 func (f *fakeEmitter) EmitBatch(ctx context.Context, os []stream.Out) error {
-	if os[0].Port == "err" && !f.errs {
+	if os[0].Port == "err" && !f.errs || os[0].Port == "dead" && f.noDead {
 		return fmt.Errorf("no: %w", stream.ErrNoEdge)
 	}
 	for _, o := range os {

@@ -1,186 +1,40 @@
 package worker
 
 import (
+	"bufio"
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"sync"
-	"sync/atomic"
+	"io"
 	"time"
 
 	"weir/node/spec"
 	"weir/stream"
 )
 
-// Times of a resident program.
 const (
-	// DeadlineDefault is how long a program may go without answering a line that it has
-	// (FAULTS F26).
-	DeadlineDefault = 30 * time.Second
 	// probeTime is how long the first answer may take once the first line was read: sed -u needs
 	// milliseconds, and a person who forgot the -u should not wait (STACK 9.1).
 	probeTime = 2 * time.Second
 	// settleTime is how long we look for more after the first answer of a role, before it is
 	// believed: a second line, or a prompt, follows at once.
 	settleTime = 200 * time.Millisecond
-	// backoffMin and backoffMax are the waits between two starts of a program that ends by
-	// itself; they double, and begin anew after healthy (FAULTS F25). As long as no process of the
-	// role has answered a line they end above probeTime: six starts, two to three seconds.
-	backoffMin = 100 * time.Millisecond
-	backoffMax = 30 * time.Second
-	healthy    = 60 * time.Second
 )
 
-// A process has at most so much of lines that it has not answered, unless one record alone is
-// more.
-const (
-	// WindowRecords is in records: what a program may read ahead of its answers (STACK 9.2).
-	WindowRecords = 64
-	// windowBytes is in bytes: what its pipe holds, so that the next lines are there when it
-	// comes back from one.
-	windowBytes = pipeBytes
-)
-
-// line is the handler of a program that stays: it reads lines without end and answers each, in
-// order, with one line. Its processes live in Run, which may be called again.
+// line is a program that reads lines without end and answers each, in order, with one line.
 type line struct {
-	*program
-	log      *slog.Logger
-	procs    int
-	deadline time.Duration
-	probe    time.Duration
-	fix      string      // how the program is kept from holding answers back; "" = not known
-	proven   atomic.Bool // it has answered a line
-	jobs     chan job    // unbuffered: a process takes one when it has room
+	*resident
+	probe time.Duration
+	fix   string // how the program is kept from holding answers back; "" = not known
 }
 
 func newLine(p *program, cfg Config) *line {
-	l := &line{
-		program: p, log: p.stderr.log, procs: cap(p.slots), deadline: cfg.Deadline, probe: probeTime,
-		fix: spec.Unbuffered(cfg.Exec, cfg.Sh), jobs: make(chan job),
+	l := &line{resident: newResident(p), probe: probeTime, fix: spec.Unbuffered(cfg.Exec, cfg.Sh)}
+	if cfg.Deadline > 0 {
+		l.probe = cfg.Deadline
 	}
-	if l.deadline == 0 {
-		l.deadline = DeadlineDefault
-	} else {
-		l.probe = l.deadline
-	}
+	l.speak = func(c *child) dialect { return &lineChild{child: c, l: l} }
 	return l
-}
-
-// job is records that one process is to answer, next those from next on.
-type job struct {
-	batch   batch
-	records []stream.Record
-	next    int
-	to      int
-	cost    int // of the window, in bytes
-	done    *sync.WaitGroup
-}
-
-// nack ends a job, or nil, that is not answered, or not all of it.
-func (j *job) nack(err error) {
-	if j == nil {
-		return
-	}
-	for i := j.next; i < j.to; i++ {
-		j.batch.Nack(i, err)
-	}
-	j.done.Done()
-}
-
-// batch is what of a stream.Batch answers go to.
-type batch interface {
-	To(i int) stream.Emitter
-	Nack(i int, err error)
-}
-
-// Handle returns when each record is answered, or nacked with the end of its process.
-func (l *line) Handle(ctx context.Context, b *stream.Batch) error {
-	return l.handle(ctx, b.Records, b)
-}
-
-func (l *line) handle(ctx context.Context, records []stream.Record, b batch) error {
-	var done sync.WaitGroup
-	defer done.Wait() // the records are lent until we return
-	for from := 0; from < len(records); {
-		j := job{batch: b, records: records, next: from, to: from, done: &done}
-		for j.to < len(records) {
-			cost := windowCost(&records[j.to])
-			if j.to > from && j.cost+cost > windowBytes {
-				break
-			}
-			j.cost += cost
-			j.to++
-		}
-		done.Add(1)
-		select {
-		case l.jobs <- j:
-		case <-ctx.Done():
-			done.Done()
-			return context.Cause(ctx)
-		}
-		from = j.to
-	}
-	return nil
-}
-
-// windowCost is the part of a window that a record takes. One that was blamed before takes it
-// all: should it end the process again, no other record is blamed with it.
-func windowCost(r *stream.Record) int {
-	if r.Attempt > 1 {
-		return windowBytes
-	}
-	return min(max(len(r.Body)+1, windowBytes/WindowRecords), windowBytes)
-}
-
-// Run runs the processes that Handle gives its lines to, each from the first record for it on,
-// until ctx is done. Then their inputs end; what has not ended after a grace is killed.
-func (l *line) Run(ctx context.Context) error {
-	var group sync.WaitGroup
-	for range l.procs {
-		group.Go(func() { l.keep(ctx) })
-	}
-	group.Wait()
-	return context.Cause(ctx)
-}
-
-// keep runs one process after the other, none while there is no record for it.
-func (l *line) keep(ctx context.Context) {
-	backoff := backoffMin
-	var next *job // taken by the process before
-	for {
-		if next == nil {
-			select {
-			case j := <-l.jobs:
-				next = &j
-			case <-ctx.Done():
-				return
-			}
-		}
-		c := newChild(l)
-		c.last = backoff > probeTime
-		err := c.run(ctx, *next)
-		next = c.next
-		var config *stream.ConfigError
-		if ctx.Err() != nil || errors.As(err, &config) { // then nacks have ended the pipeline
-			next.nack(err)
-			return
-		}
-		if time.Since(c.began) >= healthy {
-			backoff = backoffMin
-		}
-		wait := backoff/2 + rand.N(backoff/2) // jitter: the processes of a role often end together
-		l.log.Warn("program ended", "err", err, "again_in", wait.Round(time.Millisecond))
-		backoff = min(2*backoff, backoffMax)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			next.nack(context.Cause(ctx))
-			return
-		}
-	}
 }
 
 // patience is how long the program may take for its next answer.
@@ -197,4 +51,198 @@ func (l *line) noAnswer() error {
 		return fmt.Errorf("%s has read a line and not answered it for %v: run %s, so that it holds no answer back; one that does not answer every line needs mode: each", l.name, l.probe, l.fix)
 	}
 	return fmt.Errorf("%s has read a line and not answered it for %v: let it flush each answer (as python3 -u does), or raise deadline if it is slow; one that does not answer every line needs mode: each", l.name, l.probe)
+}
+
+// lineChild is the dialect of one process of a line program. Its last three fields are the child's mu's
+// to guard.
+type lineChild struct {
+	*child
+	l   *line
+	in  []byte // of put: the lines of a job
+	out []byte // of read: the answer to the oldest record, as far as it is there
+
+	asked    int  // lines
+	answered int  // lines
+	unread   bool // the last time that the timer was up, so were bytes of the first line
+}
+
+// put writes the lines of a job. As long as no process of the role has answered a line, the first
+// goes alone: the program must answer it while its input stays open, and once.
+func (d *lineChild) put(ctx context.Context, w io.Writer, j job) bool {
+	text := d.in[:0]
+	for i := range j.records[j.next:j.to] {
+		text = append(append(text, j.records[j.next+i].Body...), '\n')
+	}
+	if d.in = text; cap(text) > outputKeepMax {
+		d.in = nil
+	}
+	if !d.l.proven.Load() {
+		first := text[:bytes.IndexByte(text, '\n')+1]
+		text = text[len(first):]
+		d.ask(1)
+		if _, err := w.Write(first); err != nil {
+			return false // the process's end says more
+		}
+		if !d.await(ctx, func() bool { return d.answered > 0 }) {
+			return false
+		}
+	}
+	d.ask(bytes.Count(text, newline))
+	_, err := w.Write(text)
+	return err == nil
+}
+
+// ask notes that lines are about to be written.
+func (d *lineChild) ask(lines int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.asked == d.answered && lines > 0 {
+		d.wait(d.l.patience())
+	}
+	d.asked += lines
+}
+
+func (d *lineChild) read(ctx context.Context, r io.Reader) {
+	br := bufio.NewReaderSize(r, outputMin)
+	for {
+		d.out = d.out[:0]
+		if !d.line(br, r) {
+			return
+		}
+		d.mu.Lock()
+		j := d.sent[0]
+		d.mu.Unlock()
+		rec := j.record()
+		for range bytes.Count(rec.Body, newline) {
+			if !d.line(br, r) {
+				return
+			}
+		}
+		said := d.emits()
+		em := j.batch.To(j.next)
+		err := em.Emit(ctx, stream.Out{Body: d.out[:len(d.out)-1], Key: rec.Key, Header: rec.Header})
+		if err == nil {
+			err = said.emit(ctx, rec, em)
+		}
+		if err != nil {
+			j.batch.Nack(j.next, err)
+		}
+		d.finish()
+		if cap(d.out) > outputKeepMax {
+			d.out = nil
+		}
+	}
+}
+
+// line reads one answer behind out; r is what br reads from.
+func (d *lineChild) line(br *bufio.Reader, r io.Reader) bool {
+	if _, err := br.Peek(1); err != nil {
+		return false
+	}
+	d.mu.Lock()
+	due := d.answered < d.asked
+	d.mu.Unlock()
+	for due {
+		part, err := br.ReadSlice('\n')
+		d.out = append(d.out, part...)
+		switch {
+		case len(d.out) > d.l.outputMax:
+			d.kill(d.l.tooMuch())
+			return false
+		case err == nil:
+			if d.progress(br.Buffered() > 0 || !d.l.proven.Load() && d.goesOn(br, r)) {
+				return true
+			}
+			due = false
+		case err != bufio.ErrBufferFull:
+			return false
+		}
+	}
+	d.kill(&stream.ConfigError{Err: fmt.Errorf("%s printed a line that nobody asked for: in mode: line it must answer each line with one; mode: each lets it print any number", d.l.name)})
+	return false
+}
+
+// goesOn reports whether r, a pipe, brings more within settleTime after the first answer.
+func (d *lineChild) goesOn(br *bufio.Reader, r io.Reader) bool {
+	d.mu.Lock()
+	d.wait(never) // it did answer in time
+	d.mu.Unlock()
+	pipe, ok := r.(interface{ SetReadDeadline(time.Time) error })
+	if !ok || pipe.SetReadDeadline(time.Now().Add(settleTime)) != nil {
+		return false
+	}
+	_, err := br.Peek(1)
+	_ = pipe.SetReadDeadline(time.Time{})
+	return err == nil
+}
+
+// progress notes an answer; false: there is more, and no line it could answer.
+func (d *lineChild) progress(more bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answered++
+	switch {
+	case d.answered < d.asked:
+		d.wait(d.l.deadline)
+	case more:
+		return false
+	default:
+		d.wait(never)
+	}
+	d.l.proven.Store(true)
+	raise(d.room)
+	return true
+}
+
+// emits notes that the oldest record is answered, and what was said of it is to be emitted too.
+func (d *lineChild) emits() errLines {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.emitting = true
+	return d.heard()
+}
+
+// finish takes the oldest record off the window.
+func (d *lineChild) finish() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.emitting = false; d.answered < d.asked {
+		d.wait(d.l.deadline) // it had no chance to answer while we did not read
+	}
+	if j := &d.sent[0]; j.next+1 < j.to {
+		j.next++
+	} else {
+		d.remove(0)
+	}
+}
+
+// late ends the process unless it has not read its first line yet: it may still be starting.
+func (d *lineChild) late() error {
+	waiting := d.asked - d.answered
+	unread := !d.l.proven.Load() && unreadBytes(d.stdin) > 0
+	left := d.l.deadline - time.Since(d.began)
+	switch {
+	case waiting == 0: // answered at the last moment
+		return nil
+	case unread && left > 0, d.unread && !unread: // or it may have read just now
+		d.unread = unread
+		d.timer.Reset(d.l.probe)
+		return nil
+	case unread:
+		return &stream.ConfigError{Err: fmt.Errorf("%s has not read a line for %v: raise deadline if it is slow to start", d.l.name, d.l.deadline)}
+	case !d.l.proven.Load():
+		return &stream.ConfigError{Err: d.l.noAnswer()}
+	}
+	return fmt.Errorf("%s: gave no answer for %v, with %d of its lines unanswered, and was killed: in mode: line it must answer each; raise deadline if it is slow", d.l.name, d.l.deadline, waiting)
+}
+
+func (d *lineChild) ended() error {
+	waiting := d.asked - d.answered
+	switch {
+	case len(d.out) > 0 && !bytes.HasSuffix(d.out, newline):
+		return fmt.Errorf("%s: ended in the middle of an answer", d.l.name)
+	case waiting > 0:
+		return fmt.Errorf("%s: ended with %d of its lines unanswered: in mode: line it must read until its input ends", d.l.name, waiting)
+	}
+	return nil
 }

@@ -347,7 +347,7 @@ func TestLineNeverAnswers(t *testing.T) {
 		if starts < 4 {
 			t.Errorf("only %d starts", starts)
 		}
-		if got, want := b.nacks[0].Error(), "sh: exit 1: no module; it was started again and again and never answered a line: try it by hand"; got != want {
+		if got, want := b.nacks[0].Error(), "sh: exit 1: no module; it was started again and again and never answered: try it by hand"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		return

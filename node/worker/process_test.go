@@ -102,6 +102,7 @@ func TestDaemons(t *testing.T) {
 	const held = "sh: exited, but 200ms later something it started still held its standard output: send that one's elsewhere"
 	for _, tc := range []struct{ name, sh, want, err string }{
 		{"holds stdout", `sleep 600 & echo hi`, "", held},
+		{"holds stdout of one that fails", `sleep 600 & exit 3`, "", "sh: exit 3"},
 		{"holds stderr", `sleep 600 >/dev/null & echo hi`, `"hi"`, ""},
 		{"holds neither, and lives on", `sleep 0.3 >/dev/null 2>&1 & echo hi`, `"hi"`, ""},
 	} {

@@ -131,7 +131,7 @@ type errLines struct {
 // add copies a line.
 func (e *errLines) add(line []byte) {
 	if len(e.outs) < errLinesMax && e.bytes+len(line) <= errBytesMax {
-		e.outs = append(e.outs, stream.Out{Body: bytes.Clone(bytes.TrimRight(line, "\r")), Port: "err"})
+		e.outs = append(e.outs, stream.Out{Body: bytes.Clone(bytes.TrimRight(line, "\r")), Port: stream.PortErr})
 		e.bytes += len(line)
 	}
 }

@@ -9,16 +9,17 @@
 //	                     └──────stderr──> log, and the last of it in the error
 //
 // In mode line a process stays: it reads line after line and answers each, in order, with one.
-// The answers to the lines of a block are one record.
+// The answers to the lines of a block are one record. In mode frame it reads and prints JSON Lines:
+// records with ids, answered in any order, with any number of outputs, on ports too.
 //
 //	Handle ──job──> write ──stdin──> program ──stdout──> read ──> Emit; Handle returns
-//	                  └── at most a window of lines that wait for an answer
+//	                  └── at most a window of records that wait for an answer
 //
 // The package never retries and never reads meaning into stderr. It starts no goroutine but in
-// Run, one for each process of mode line. Those of os/exec (one for each of stdin, stdout, stderr
+// Run, one for each process of mode line or frame. Those of os/exec (one for each of stdin, stdout, stderr
 // and the context) have returned when Handle returns, or Run. What a program leaves running in its
-// own process group is killed when its run is cancelled, and when it holds the program's standard
-// output. DESIGN.md says how a line program is judged.
+// own process group is killed when its run is cancelled or fails, and when it holds the program's
+// standard output. DESIGN.md says how a line program is judged.
 package worker
 
 import (
@@ -49,17 +50,18 @@ type Config struct {
 	// "" is the node's own directory.
 	Dir string
 
-	Line bool // keep the program: a line of its output for each of its input
+	Line  bool // keep the program: a line of its output for each of its input
+	Frame bool // keep the program: it reads and prints JSON Lines
 
-	// Deadline is how long the program may go without a sign of progress: with Line an answer, else a
-	// byte read or printed. 0 = DeadlineDefault with Line, else DeadlineEach.
+	// Deadline is how long the program may go without a sign of progress: with Line or Frame an
+	// answer, else a byte read or printed. 0 = DeadlineDefault with either, else DeadlineEach.
 	Deadline time.Duration
 	// Attempts is how often a record may be blamed before it is given up: a block that fails at its
-	// last attempt is bisected. 0 = AttemptsDefault.
+	// last attempt is bisected. 0 = stream.AttemptsDefault.
 	Attempts int
 
 	Procs     int   // processes at once; 0 = one per CPU
-	OK        []int // exit codes that ack, besides 0; not with Line
+	OK        []int // exit codes that ack, besides 0; not with Line or Frame
 	RecordMax int   // bytes a program may print for one record; 0 = stream.RecordBytesMax
 
 	Pipeline, Role, Node string // told to the program and to the log
@@ -80,7 +82,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("field Procs: %d is negative", c.Procs)
 	case c.RecordMax < 0:
 		return fmt.Errorf("field RecordMax: %d is negative", c.RecordMax)
-	case c.Line && len(c.OK) > 0:
+	case c.Line && c.Frame:
+		return errors.New("fields Line and Frame: only one of them may be set")
+	case (c.Line || c.Frame) && len(c.OK) > 0:
 		return errors.New("field OK: a program that stays is not judged by its exit code")
 	case c.Deadline < 0:
 		return fmt.Errorf("field Deadline: %v is negative", c.Deadline)
@@ -106,11 +110,9 @@ const niceness = 5
 // hold its standard output after it exited: a shell needs milliseconds, a person waits.
 const grace = 2 * time.Second
 
-// AttemptsDefault is how often a record may be blamed unless a role says (DESIGN 6).
-const AttemptsDefault = 3
-
 // program is a handler. All its fields but the pools are constant.
 type program struct {
+	role      string
 	name      string // for errors: argv[0] without its directories
 	path      string // the file to run, absolute
 	argv      []string
@@ -135,8 +137,11 @@ func New(cfg Config) (stream.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Line {
+	switch {
+	case cfg.Line:
 		return newLine(p, cfg), nil
+	case cfg.Frame:
+		return newFrame(p), nil
 	}
 	return stream.Each(p.handle), nil
 }
@@ -145,8 +150,11 @@ func newProgram(cfg Config) (*program, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	p := &program{argv: cfg.Exec, dir: cfg.Dir, grace: grace, outputMax: stream.RecordBytesMax + 1}
-	p.deadline, p.attempts = cmp.Or(cfg.Deadline, DeadlineEach), cmp.Or(cfg.Attempts, AttemptsDefault)
+	p := &program{role: cfg.Role, argv: cfg.Exec, dir: cfg.Dir, grace: grace, outputMax: stream.RecordBytesMax + 1}
+	p.deadline, p.attempts = cmp.Or(cfg.Deadline, DeadlineEach), cmp.Or(cfg.Attempts, stream.AttemptsDefault)
+	if cfg.Deadline == 0 && (cfg.Line || cfg.Frame) {
+		p.deadline = DeadlineDefault
+	}
 	if cfg.Sh != "" {
 		p.argv = []string{"/bin/sh", "-c", cfg.Sh}
 	}
@@ -259,8 +267,10 @@ func (p *program) start(cmd *exec.Cmd) error {
 // wait waits for a process, and for those of os/exec that copy for it.
 func (p *program) wait(ctx context.Context, cmd *exec.Cmd) error {
 	err := cmd.Wait()
-	if ctx.Err() != nil || errors.Is(err, exec.ErrWaitDelay) {
-		_ = signalGroup(cmd, syscall.SIGKILL) // what the program left behind; its group keeps the number taken
+	if ctx.Err() != nil || err != nil {
+		// What the program left behind. Where that is nothing the number is free, and will be
+		// for as long as the kernel goes round all others first.
+		_ = signalGroup(cmd, syscall.SIGKILL)
 	}
 	return err
 }
