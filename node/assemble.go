@@ -83,6 +83,8 @@ func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, er
 		return tap.File(t.File, cfg)
 	case len(t.Glob) > 0:
 		return tap.Glob(t.Glob, cfg)
+	case t.HTTP != nil:
+		return tap.HTTP(tap.HTTPListen{Listen: t.HTTP.Listen, Path: t.HTTP.Path}, cfg)
 	case t.Generate != nil:
 		g := tap.Generated{
 			Records: t.Generate.Records,

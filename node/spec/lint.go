@@ -57,6 +57,8 @@ func (f *File) Lint() []Problem {
 				add(SeverityError, "is a tap that weir put feeds: no node serves it, so leave nodes out")
 			case r.Nodes > 1 && r.Tap.sharable() && !r.Shared:
 				add(SeverityError, "is a tap with %d nodes, and each would read everything: set nodes: 1, or shared: true", r.Nodes)
+			case r.Nodes > 1 && r.Tap.HTTP != nil:
+				add(SeverityError, "is a tap with %d nodes that would listen on one port: set nodes: 1", r.Nodes)
 			case r.Nodes > 1 && !r.Shared:
 				add(SeverityError, "is a tap with %d nodes, and each would read everything: set nodes: 1", r.Nodes)
 			}

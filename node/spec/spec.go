@@ -68,7 +68,14 @@ type Tap struct {
 	Glob     []string  `json:",omitempty"` // patterns of paths; ** is any number of directories
 	Stdin    bool      `json:",omitempty"`
 	Generate *Generate `json:",omitempty"`
+	HTTP     *HTTPTap  `json:",omitempty"`
 	Put      bool      `json:",omitempty"` // what `weir put` brings: no node serves the role
+}
+
+// HTTPTap says where requests come from.
+type HTTPTap struct {
+	Listen string // host:port
+	Path   string `json:",omitempty"`
 }
 
 // Generate says what made-up records look like.

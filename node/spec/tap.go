@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 		t.Put = true
 		return &t, nil
 	}
-	kinds := []string{"file", "glob", "stdin", "generate", "put"}
+	kinds := []string{"file", "glob", "stdin", "generate", "http", "put"}
 	var followAt ast.Node
 	err := d.one(n, "tap", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
@@ -45,6 +47,10 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.Generate, err = d.generate(v)
 			return err
 		},
+		"http": func(_, v ast.Node) (err error) {
+			t.HTTP, err = d.httpTap(v)
+			return err
+		},
 		"follow": func(at, v ast.Node) error {
 			t.Follow, followAt = true, at
 			return d.yes(v, "follow")
@@ -53,7 +59,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.Put = true
 			return d.yes(v, "put")
 		},
-	}, "directory", "dir", "http", "redis", "program", "exec")
+	}, "directory", "dir", "redis", "program", "exec")
 	if err == nil && t.Follow && t.File == "" {
 		err = d.fail(followAt, "tap has follow, which goes with file")
 	}
@@ -83,6 +89,45 @@ func (d *decoder) fitsTap(what string, r Role, seen map[string]ast.Node) error {
 
 // sharable reports whether the nodes of a role may see the same of it.
 func (t *Tap) sharable() bool { return t.File != "" || len(t.Glob) > 0 }
+
+// httpTap reads an address, or a mapping.
+func (d *decoder) httpTap(n ast.Node) (*HTTPTap, error) {
+	h := HTTPTap{Path: "/"}
+	listen := func(_, v ast.Node) error {
+		s, err := d.text(v, "listen")
+		if err != nil {
+			return err
+		}
+		if h.Listen, err = d.expand(v, s); err != nil {
+			return err
+		}
+		host, port, err := net.SplitHostPort(h.Listen)
+		if p, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || p == 0 {
+			return d.fail(v, "listen is %q: write it as ':8080', which is 127.0.0.1, or as '10.0.0.1:8080'", h.Listen)
+		}
+		if host == "" {
+			h.Listen = "127.0.0.1:" + port
+		}
+		return nil
+	}
+	if _, ok := scalar(n); ok {
+		return &h, listen(nil, n)
+	}
+	err := d.mapping(n, "http", keys{
+		"listen": listen,
+		"path": func(_, v ast.Node) (err error) {
+			h.Path, err = d.text(v, "path")
+			if err == nil && (!strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, "?# ")) {
+				err = d.fail(v, "path is %q: write it as /in", h.Path)
+			}
+			return err
+		},
+	})
+	if err == nil && h.Listen == "" {
+		err = d.fail(n, "http needs listen, as in {listen: ':8080'}")
+	}
+	return &h, err
+}
 
 // globs reads a pattern or a list of them.
 func (d *decoder) globs(n ast.Node) ([]string, error) {
