@@ -20,7 +20,7 @@ type recordRules struct {
 type partSeen struct {
 	name     string
 	opened   *Event // last
-	opens    uint32
+	opens    uint64
 	readAll  bool // since it was opened last
 	outcome  outcome
 	records  []recordSeen
@@ -33,8 +33,8 @@ type recordSeen struct {
 	kept    []kept   // what sinks' files hold at the end
 	gens    []uint64 // generations of sources that read it
 	readAt  time.Duration
-	readIn  uint32 // the opening that read it last; 0: none
-	ackedIn uint32 // the opening that was told of its ack last; 0: none
+	readIn  uint64 // the last opening that read it; 0: none
+	ackedIn uint64 // the last opening that was told of its ack; 0: none
 }
 
 // kept is a record in a file.
@@ -53,7 +53,7 @@ func (r *recordRules) see(e *Event) {
 		r.opened(e)
 	case EventRead:
 		p, rec := r.find(e)
-		rec.readAt, rec.readIn, p.lastRead = e.At, p.opens, e.At
+		rec.readAt, rec.readIn, p.lastRead = e.At, max(rec.readIn, e.N), e.At
 		if gen := r.gens[opener{e.Node, e.Text}]; !slices.Contains(rec.gens, gen) {
 			rec.gens = append(rec.gens, gen)
 		}
@@ -61,7 +61,7 @@ func (r *recordRules) see(e *Event) {
 		r.gens[opener{e.Node, e.Text}] = e.N
 	case EventReadAll:
 		p, _ := r.find(e)
-		p.readAll = true
+		p.readAll = p.readAll || e.N == p.opens
 	case EventHandled:
 		if tagged := r.c.x.Tagged[e.Text]; tagged > 0 && numberOf(placeOf(e.Node)) > tagged {
 			r.c.violated("A25", e.At, aboutRecord(e.Record), "%s works on record %s for %s and has not the tag", e.Node, recordName(e.Record), e.Text)
@@ -85,10 +85,23 @@ func (r *recordRules) opened(e *Event) {
 		r.parts = append(r.parts, &partSeen{})
 	}
 	p := r.parts[i]
+	for _, before := range r.parts {
+		if before != p && before.name == e.Text {
+			before.opened = nil // another input has come in its place: what was not acked of it is gone
+		}
+	}
 	p.name, p.opened = e.Text, e
-	p.opens++
+	p.opens = e.N
 	p.readAll = false
 	p.outcome = r.c.x.Outcomes[tapOf(e.Text)]
+	first := int(e.Record & (1<<recordBits - 1))
+	for n := range min(first, len(p.records)) {
+		if p.records[n].ackedIn == 0 {
+			number := e.Record - uint64(first-n)
+			r.c.violated("I3", e.At, aboutRecord(number), "%s reads %s on behind record %s, which is not acked", e.Node, e.Text, recordName(number))
+			break
+		}
+	}
 }
 
 // find returns the record that an event names. Its partition was opened, or a body was made up
@@ -121,7 +134,7 @@ func (r *recordRules) sunk(e *Event) {
 
 func (r *recordRules) acked(e *Event) {
 	p, rec := r.find(e)
-	rec.ackedIn = p.opens
+	rec.ackedIn = max(rec.ackedIn, e.N)
 	if rec.readIn == 0 {
 		r.c.violated("I1", e.At, aboutRecord(e.Record), "record %s was acked and never read", recordName(e.Record))
 		return

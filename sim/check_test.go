@@ -53,9 +53,11 @@ func begins() []any {
 	return append(all, Event{Kind: EventOpened, Node: tapNode, Text: part, N: 1}, Event{Kind: EventSource, Node: tapNode, Record: 77, N: 5, Text: part}, readAll())
 }
 
-func read(n uint64) Event  { return Event{Kind: EventRead, Node: tapNode, Text: part, Record: n} }
-func readAll() Event       { return Event{Kind: EventReadAll, Node: tapNode, Record: 9} }
-func acked(n uint64) Event { return Event{Kind: EventAcked, Node: tapNode, Text: part, Record: n} }
+func read(n uint64) Event { return Event{Kind: EventRead, Node: tapNode, Text: part, Record: n, N: 1} }
+func readAll() Event      { return Event{Kind: EventReadAll, Node: tapNode, Record: 9, N: 1} }
+func acked(n uint64) Event {
+	return Event{Kind: EventAcked, Node: tapNode, Text: part, Record: n, N: 1}
+}
 func mark(n uint64) Event {
 	return Event{Kind: EventMark, Node: tapNode, Text: part, Record: 77, N: 5, M: n}
 }

@@ -129,7 +129,7 @@ func (c *cluster) start(m *member) error {
 	cfg := node.Config{
 		ID: id, Secret: c.secret, Log: c.log, Pipelines: []topology.Pipeline{c.pipeline},
 		Memory: int64(c.load.memory), DeadLetters: true,
-		Conn:   c.net.listen(m.name, m.addr), Hooks: c.load.Hooks(id, c.bug),
+		Conn: c.net.listen(m.name, m.addr), Hooks: c.load.Hooks(id, c.bug),
 	}
 	if role := c.load.roles[m.role]; numberOf(m.name) <= role.Tagged {
 		cfg.Tags = role.needs()

@@ -128,6 +128,10 @@ func (d *director) step(i int, st step) error {
 		undo, end, err = d.takeAway(st, first, end)
 	case verbAdd:
 		err = d.add(st)
+	case verbReplace:
+		for _, m := range first {
+			d.c.load.replace(m)
+		}
 	case verbFreeze, verbStall, verbSlow, verbBusy, verbFull:
 		undo = d.hinder(st, first)
 	case verbPause:

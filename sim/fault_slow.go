@@ -117,15 +117,15 @@ func (p *pace) linger(ctx context.Context, start time.Time) error {
 	}
 }
 
-// paced is the role at that pace.
+// paced is a role of the workload at that pace.
 func (p *pace) paced(r node.Role) node.Role {
 	switch {
 	case r.Handler != nil:
 		r.Handler = pacedHandler{r.Handler, p}
 	case r.Tap != nil:
-		r.Tap = pacedTap{r.Tap, p}
+		r.Tap = pacedTap{r.Tap.(*loadTap), p}
 	case r.Sink != nil:
-		r.Sink = pacedSink{r.Sink.(*loadSink), p} // there are no others here
+		r.Sink = pacedSink{r.Sink.(*loadSink), p}
 	}
 	return r
 }
@@ -163,12 +163,12 @@ func (s pacedSink) Write(ctx context.Context, rs []stream.Record, seen stream.Se
 }
 
 type pacedTap struct {
-	stream.Tap
+	*loadTap
 	pace *pace
 }
 
 func (t pacedTap) Open(ctx context.Context, partition string, at stream.Mark) (stream.Reader, error) {
-	r, err := t.Tap.Open(ctx, partition, at)
+	r, err := t.loadTap.Open(ctx, partition, at)
 	if err != nil {
 		return nil, err
 	}

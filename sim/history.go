@@ -18,15 +18,15 @@ const (
 	// Records, from the workload. Record is the number of the root; Leaf is the path it came by:
 	// in EventSunk and EventStored with the role, in EventLetter what letterOf makes of that.
 	EventOpened  // a tap opened partition Text for the Nth time, to read from Record on
-	EventRead    // a tap handed out Record of partition Text
-	EventAcked   // a tap was told that Record of partition Text is acked end to end
+	EventRead    // a tap that opened partition Text as the Nth handed out Record
+	EventAcked   // it was told that Record is acked end to end
 	EventHandled // role Text was given Record; N = attempt
 	EventLate    // role Text took longer with Record than it may, because the scenario held it up
 	EventStruck  // Record ends the node
 	EventSunk    // role Text wrote Record durably
 	EventLetter  // Record is a durable dead letter of role Text; N = attempt
 	EventStored  // at the run's end Record is in the file of Node's role Text
-	EventReadAll // a tap has read all there will be of a partition, up to Record
+	EventReadAll // a tap that opened a partition as the Nth has read all there will be, up to Record
 	EventBroken  // a body came that nobody sent: Text
 
 	// Links, seen by the sender: Life says which life of which link.

@@ -25,6 +25,7 @@ import (
 //	role  work poisons 0.1% hangs 0.1% kills 0.01%    records that no attempt handles: they need disks
 //	role  work deadline 2s                            an attempt without progress ends so long after
 //	role  work pairs 5%                               of which it makes two, in another order each time
+//	role  source nodes 2 partitions 3                 each node reads three; shared 3: three in all
 //	nodes 12                                          in all; those without a role may vote
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked
@@ -37,6 +38,7 @@ import (
 //	at 40s partition work-1 sink-1 | rest for 20s     rest: all that no other group names
 //	at 50s pause sink for 3s                          a role, as weir pause does; none: all taps
 //	at 55s crash random sink for 3s                   a power cut: its disk loses what was not synced
+//	at 50s replace source                             what it reads is another input when it starts again
 //	at 55s full sink-1 for 3s                         its disk has no room
 //	at 55s busy work for 3s                           its handlers, or sinks, say: later
 //	loss 5%                                           no time: from start to end

@@ -21,6 +21,10 @@ type Role struct {
 	Tagged   int           // of its nodes, the first, that have the tag it needs; 0 = it needs none
 	Deadline time.Duration // of a handler's progress; 0 = none
 
+	Partitions int           // of a tap, on each node; 0 = 1
+	Shared     bool          // all nodes of the tap see the same ones
+	Takeover   time.Duration // 0 = the product's default
+
 	// Shares of the records that it is given.
 	Fails   float64 // the first attempts fail
 	Poisons float64 // no attempt passes
@@ -37,12 +41,25 @@ func (r Role) needs() []string {
 	return []string{"tagged"}
 }
 
+// inputs is how many partitions the role reads in all.
+func (r Role) inputs() int {
+	switch n := max(r.Partitions, 1); {
+	case r.Kind != topology.KindTap:
+		return 0
+	case r.Shared:
+		return n
+	default:
+		return n * r.Nodes
+	}
+}
+
 // hopeless is the share of records that end as dead letters.
 func (r Role) hopeless() float64 { return r.Poisons + r.Hangs + r.Kills }
 
 // roleWords are what may be said of a role, each with a value.
 var roleWords = []string{
 	"nodes", "capacity", "takes", "fails", "tagged", "deadline", "poisons", "hangs", "kills", "pairs",
+	"partitions", "shared", "takeover",
 }
 
 // role reads "NAME [WORD VALUE]...".
@@ -84,6 +101,11 @@ func (r *Role) set(word, value string) (err error) {
 		r.Kills, err = share(value)
 	case "pairs":
 		r.Pairs, err = share(value)
+	case "partitions", "shared":
+		r.Partitions, err = number(value, 1, 64)
+		r.Shared = word == "shared"
+	case "takeover":
+		r.Takeover, err = duration(value)
 	default:
 		err = unknown("word", word, roleWords...)
 	}
@@ -104,6 +126,10 @@ func (r *Role) sound(disks bool) error {
 		return of("more records fail than there are")
 	case r.Kind == topology.KindTap && (r.Fails+r.hopeless() > 0 || r.Deadline > 0 || r.Pairs > 0):
 		return of("it is given no records, it reads them")
+	case r.Kind != topology.KindTap && (r.Partitions > 0 || r.Takeover > 0):
+		return of("only a tap has partitions, shared or not")
+	case r.Takeover > 0 && !r.Shared:
+		return of("takeover is of shared partitions, as shared 3")
 	case r.Kind == topology.KindSink && (r.Fails > 0 || r.Hangs > 0 || r.Kills > 0 || r.Deadline > 0 || r.Pairs > 0):
 		return of("of a sink only poisons can be said: handlers fail, hang, kill, make pairs and have a deadline")
 	case r.Hangs > 0 && r.Deadline == 0:

@@ -76,7 +76,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"at 5s kill nobody-at-all":         "line 1: unknown node nobody-at-all: there are source-1, work-1, work-2, work-3, work-4, work-5, work-6, sink-1, sink-2, bare-1, bare-2, bare-3, source, work, sink, all, rest, leader, follower, voter, worker, tap, sink, bare",
 		"at 5s kill random":                "line 1: random what? want a role or a class of nodes",
 		"at 5s kill":                       "line 1: who? a side names no node",
-		"at 5s":                            "line 1: what happens then? want kill, drain, restart, crash, move, freeze, pause, stall, slow, busy, full, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
+		"at 5s":                            "line 1: what happens then? want kill, drain, restart, crash, move, freeze, pause, stall, slow, replace, busy, full, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu",
 		"at soon kill leader":              `line 1: "soon" is no time as 90s or 20ms`,
 		"at 61s kill leader":               "line 1: 1m1s is after the scenario's end, length 1m0s",
 		"every 1ms restart work-1":         "line 1: every 1ms: at least 10ms",
@@ -104,11 +104,14 @@ func TestScenarioMistakes(t *testing.T) {
 		"disks on":                                       `line 1: disks: "on" says nothing here`,
 		"size 1MiB":                                      "line 1: size 1MiB: at most 512KiB",
 		"memory 1000KiB":                                 "line 1: memory 1000KiB: at least 1MiB",
-		"role work nodes":                                "line 1: want: role NAME, and pairs of a word and its value: nodes, capacity, takes, fails, tagged, deadline, poisons, hangs, kills, pairs",
+		"role work nodes":                                "line 1: want: role NAME, and pairs of a word and its value: nodes, capacity, takes, fails, tagged, deadline, poisons, hangs, kills, pairs, partitions, shared, takeover",
 		"role work kills 1%":                             `role work: dead letters need disks: say "disks"`,
 		"disks\nrole work hangs 1%":                      "role work: hangs needs a deadline, as deadline 2s",
 		"disks\nrole work kills 60% fails 50%":           "role work: more records fail than there are",
 		"disks\nrole sink kills 1%":                      "role sink: of a sink only poisons can be said: handlers fail, hang, kill, make pairs and have a deadline",
+		"role work shared 3":                             "role work: only a tap has partitions, shared or not",
+		"role source takeover 3s":                        "role source: takeover is of shared partitions, as shared 3",
+		"at 5s replace work":                             "line 1: replace work: only a tap reads an input",
 		"role source pairs 1%":                           "role source: it is given no records, it reads them",
 		"role work node 3":                               "line 1: unknown word node: did you mean nodes?",
 		"role work nodes 2 tagged 3":                     "role work: 3 nodes tagged, and it has 2",
@@ -127,7 +130,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"# " + strings.Repeat("x", scenarioBytesMax):     fmt.Sprintf("the text has %d bytes, at most %d", scenarioBytesMax+2, scenarioBytesMax),
 		"length 24h\nevery 10ms from 1s restart work-1":  "line 2: more than 10000 steps",
 		"every 5s kill work-1 for 10s":                   "line 1: kill work-1 for 10s at 10s: work-1 is away since 5s (line 1)",
-		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, crash, move, freeze, pause, stall, slow, busy, full, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory, disks",
+		"at 5s add 3 work\nat 9s kill work-9 for 1s\n??": "line 3: unknown word ??: there are kill, drain, restart, crash, move, freeze, pause, stall, slow, replace, busy, full, add, partition, cut, loss, duplicate, reorder, delay, bandwidth, mtu, about, graph, role, nodes, bare, rate, length, size, memory, disks",
 	} {
 		_, err := ParseScenario("t", text, Shape{})
 		var at *ScenarioError

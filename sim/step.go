@@ -29,6 +29,7 @@ const (
 	verbPause     verb = "pause"     // pause [ROLE]: as weir pause does, for the whole pipeline or a role
 	verbStall     verb = "stall"     // stall WHO: its handlers and sinks take records and do not end
 	verbSlow      verb = "slow"      // slow WHO 10x: its handlers take ten times as long
+	verbReplace   verb = "replace"   // replace WHO: the inputs of taps are others when these start again
 	verbBusy      verb = "busy"      // busy WHO: its handlers and sinks ask for each record to be tried later
 	verbFull      verb = "full"      // full WHO: its disk has no room for what sinks write
 	verbAdd       verb = "add"       // add 50 ROLE, or 3 bare
@@ -44,7 +45,7 @@ const (
 
 var verbs = []string{
 	string(verbKill), string(verbDrain), string(verbRestart), string(verbCrash), string(verbMove), string(verbFreeze), string(verbPause),
-	string(verbStall), string(verbSlow), string(verbBusy), string(verbFull), string(verbAdd), string(verbPartition), string(verbCut),
+	string(verbStall), string(verbSlow), string(verbReplace), string(verbBusy), string(verbFull), string(verbAdd), string(verbPartition), string(verbCut),
 	string(verbLoss), string(verbDuplicate), string(verbReorder), string(verbDelay), string(verbBandwidth), string(verbMTU),
 }
 
@@ -174,6 +175,14 @@ func (p *parser) action(v verb, words []string) (a action, err error) {
 	switch v {
 	case verbKill, verbDrain, verbRestart, verbCrash, verbMove, verbFreeze, verbStall, verbBusy, verbFull:
 		a.groups, err = p.groups(words, "|", 1)
+	case verbReplace:
+		a.groups, err = p.groups(words, "|", 1)
+		for _, r := range p.s.Roles {
+			word := words[len(words)-1]
+			if r.Kind != topology.KindTap && (r.Name == word || slices.Contains(p.s.nodeNames(r.Name), word)) && err == nil {
+				err = fmt.Errorf("replace %s: only a tap reads an input", word)
+			}
+		}
 	case verbSlow:
 		if len(words) < 2 {
 			return a, errors.New("want: slow WHO 10x")

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"cmp"
-	"context"
 	"sync"
 	"time"
 
@@ -54,22 +53,10 @@ type Workload struct {
 	strikes  chan strike // for the director
 
 	mu         sync.Mutex
-	partitions map[string]*partition
-	end        time.Time // nothing that is there later is read; zero: not stopped
-	last       time.Time // when a record was read
-}
-
-// partition is what one tap reads; it outlives the tap. The workload's mu guards it.
-type partition struct {
-	name  string
-	index uint64
-	since time.Time // when it was first opened: record n is there n gaps later
-	opens uint64
-	ended bool   // all there is was read
-	acked bitset // records, by any opening
-	again bitset // records, by the last opening
-	first uint64 // record that the last opening began with
-	read  uint64 // one more than the last record read
+	partitions map[string]*partition // by name, as they are now
+	inputs     uint64                // partitions, ever
+	end        time.Time             // nothing that is there later is read; zero: not stopped
+	last       time.Time             // when a record was read
 }
 
 // newWorkload makes the load of a scenario.
@@ -80,16 +67,14 @@ func newWorkload(s *Scenario, seed uint64, h *History) *Workload {
 		pipeline: topology.Pipeline{Name: pipelineName, Graph: s.Graph},
 		roles:    make(map[string]Role), partitions: make(map[string]*partition),
 	}
-	taps, most := 0, 0
+	parts, most := 0, 0
 	for _, r := range s.Roles {
 		most = max(most, r.Nodes)
 		w.roles[r.Name] = r
-		w.pipeline.Roles = append(w.pipeline.Roles, topology.Role{Name: r.Name, Kind: r.Kind, Send: r.Send, Needs: r.needs()})
-		if r.Kind == topology.KindTap {
-			taps += r.Nodes
-		}
+		w.pipeline.Roles = append(w.pipeline.Roles, topology.Role{Name: r.Name, Kind: r.Kind, Send: r.Send, Needs: r.needs(), Shared: r.Shared, Takeover: r.Takeover})
+		parts += r.inputs()
 	}
-	w.gap = time.Second * time.Duration(max(taps, 1)) / time.Duration(max(s.Rate, 1))
+	w.gap = time.Second * time.Duration(max(parts, 1)) / time.Duration(max(s.Rate, 1))
 	w.every = time.Second * time.Duration(most*readFor) / time.Duration(max(s.Rate, 1))
 	w.every = min(max(w.every.Truncate(readEvery), readEvery), readEveryMax)
 	return w
@@ -105,7 +90,7 @@ func (w *Workload) Role(name string, id topology.NodeID, m *mount) (node.Role, e
 	made := node.Role{Name: name, Capacity: r.Capacity, Attempts: attemptsMax, Deadline: r.Deadline}
 	switch r.Kind {
 	case topology.KindTap:
-		made.Tap = &loadTap{w, id, name + "/" + placeOf(id)}
+		made.Tap = &loadTap{w, id, r}
 	case topology.KindSink:
 		file, err := openStore(storeOf(name, id), m)
 		if err != nil {
@@ -159,20 +144,6 @@ func (w *Workload) Settled() bool {
 	return true
 }
 
-// open begins to read a partition once more, from a record on.
-func (w *Workload) open(name string, first uint64) *partition {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p := w.partitions[name]
-	if p == nil {
-		p = &partition{name: name, index: uint64(len(w.partitions)), since: time.Now()}
-		w.partitions[name] = p
-	}
-	p.opens++
-	p.ended, p.first, p.read, p.again = false, first, first, bitset{}
-	return p
-}
-
 const (
 	// attemptsMax is how often a record may be tried (stream's own; it is no setting yet).
 	attemptsMax = 3
@@ -199,39 +170,4 @@ func (w *Workload) Expect() Expect {
 		}
 	}
 	return x
-}
-
-// due waits until record n of a partition is there; false: it never will be.
-func (w *Workload) due(ctx context.Context, p *partition, n uint64) (bool, error) {
-	at := p.since.Add((time.Duration(n) * w.gap).Truncate(w.every))
-	if wait := time.Until(at); wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-w.stopped:
-		case <-ctx.Done():
-		}
-	}
-	if ctx.Err() != nil {
-		return false, context.Cause(ctx)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.end.IsZero() && at.After(w.end) {
-		p.ended = true
-		return false, nil
-	}
-	p.read, w.last = n+1, time.Now()
-	return true, nil
-}
-
-// ack notes a record of a partition that was opened so often.
-func (w *Workload) ack(p *partition, opens, n uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p.acked.set(n)
-	if p.opens == opens {
-		p.again.set(n)
-	}
 }

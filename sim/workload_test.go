@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,4 +178,42 @@ func TestBitset(t *testing.T) {
 	if b.count != 4 || !b.has(64) || !b.has(5000) || b.has(1) || b.has(1<<40) {
 		t.Errorf("count %d, %v", b.count, b.words[:2])
 	}
+}
+
+// A tap goes on from its mark, and what is there in another input's place is to be read from its start.
+func TestTapGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := loadOf(t, "rate 10\nrole source nodes 2 shared 2")
+		ctx := t.Context()
+		one, two := roleOn(t, w, "source-1").Tap, roleOn(t, w, "source-2").Tap
+		parts, _ := one.Partitions(ctx)
+		if others, _ := two.Partitions(ctx); !slices.Equal(parts, []string{"source/shared/1", "source/shared/2"}) || !slices.Equal(others, parts) {
+			t.Fatalf("partitions %q and %q", parts, others)
+		}
+		r, _ := one.Open(ctx, parts[0], nil)
+		first, at, _ := r.Next(ctx)
+		_, _, _ = r.Next(ctx)
+		r.Done(at, nil)
+		s, err := two.Open(ctx, parts[0], at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, _, _ := s.Next(ctx); string(second.Body[:2]) != "1 " || string(first.Body[:2]) != "0 " {
+			t.Errorf("it goes on with %q behind %q", second.Body, first.Body)
+		}
+		w.replace(&member{name: "source-2", role: "source"})
+		if _, err := one.Open(ctx, parts[0], at); !errors.Is(err, stream.ErrReset) {
+			t.Errorf("another input is read on: %v", err)
+		}
+		if s, err = one.Open(ctx, parts[0], nil); err != nil {
+			t.Fatal(err)
+		}
+		fresh, _, _ := s.Next(ctx)
+		if number, _, _ := w.parse(fresh.Body); number != 1<<recordBits {
+			t.Errorf("the other input begins with record %s", recordName(number))
+		}
+		if _, err := two.Open(ctx, parts[0], at); !errors.Is(err, stream.ErrReset) {
+			t.Errorf("a mark of an input that is gone: %v", err)
+		}
+	})
 }
