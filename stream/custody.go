@@ -20,6 +20,7 @@ type orphan struct {
 	rec   wire.Record     // its slices are parts of the chunk
 	avoid topology.NodeID // the node that nacked it
 	due   time.Time       // not before this
+	custody
 }
 
 // charge counts bytes that s pins more, or less.
@@ -110,13 +111,14 @@ func (s *Sender) pack() {
 	s.packed = s.pinned
 }
 
-// disconnect makes orphans of all that s has not had acked.
-func (o *Outlet) disconnect(s *Sender) {
+// disconnect makes orphans of all that s has not had acked; died says that its peer may be dead.
+func (o *Outlet) disconnect(s *Sender, died bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s.watch(EventClose, 0, 0)
 	e := s.e
 	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
+	j := s.trial(died)
 	for seq := s.win.base; seq < s.win.next; seq++ {
 		c := s.win.at(seq).c
 		if c == nil {
@@ -124,7 +126,7 @@ func (o *Outlet) disconnect(s *Sender) {
 		}
 		c.each(func(seq uint64, r *wire.Record) bool { // all of it at once: it is decoded in order
 			if sl, ok := s.win.free(seq); ok {
-				e.orphans = append(e.orphans, orphan{t: sl.t, c: c, rec: *r})
+				j.judge(&orphan{t: sl.t, c: c, rec: *r}, &sl, seq)
 				e.inflight--
 			}
 			return true
@@ -153,6 +155,7 @@ func (o *Outlet) adopt(e *outEdge) {
 		misses++
 		return false
 	})
+	o.admit(e)
 }
 
 func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
@@ -164,7 +167,12 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	}
 	o.cfg.Hooks.sometimes("a record goes to another link")
 	o.place(s, &or.rec, or.t, need)
-	s.win.at(s.win.next - 1).again = true
+	sl := s.win.at(s.win.next - 1)
+	sl.again, sl.custody = true, or.custody
+	if or.custody >= suspect {
+		s.suspects++
+		e.lane.sent++
+	}
 	e.redelivered++
 	if or.c.live--; or.c.live == 0 {
 		o.pin(-int64(cap(or.c.buf)))

@@ -78,6 +78,11 @@ func (r *rig) linkFrom(self topology.NodeID, o *Outlet, from, to string, in *Inl
 }
 
 func (r *rig) linkOf(self topology.NodeID, o *Outlet, edge topology.Edge, in *Inlet, node topology.NodeID) *liveLink {
+	return r.linkServed(r.ctx, self, o, edge, in, node)
+}
+
+// linkServed is a link whose receiving end is served until ctx is done.
+func (r *rig) linkServed(ctx context.Context, self topology.NodeID, o *Outlet, edge topology.Edge, in *Inlet, node topology.NodeID) *liveLink {
 	r.gen++
 	a, b := net.Pipe()
 	l := &liveLink{drain: make(chan struct{}), drained: make(chan error, 1)}
@@ -87,7 +92,7 @@ func (r *rig) linkOf(self topology.NodeID, o *Outlet, edge topology.Edge, in *In
 	r.group.Go(func() {
 		inc, err := Accept(b)
 		if err == nil {
-			_ = in.Serve(r.ctx, inc, self)
+			_ = in.Serve(ctx, inc, self)
 		}
 	})
 	return l

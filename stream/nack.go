@@ -60,9 +60,11 @@ func (s *Sender) giveBack(n wire.Nack) (stop bool) {
 		return false
 	}
 	o.cfg.Hooks.sometimes("a record is nacked")
+	s.acquit(&sl)
 	if n.Code == wire.CodeFenced {
 		s.drop(sl.c, 1, int(sl.bytes))
 		sl.t.slab.owner.fence()
+		o.adopt(s.e)
 		o.wake()
 		return false
 	}
@@ -75,12 +77,12 @@ func (s *Sender) giveBack(n wire.Nack) (stop bool) {
 		o.failed = true
 	case wire.CodeRetry:
 		o.keep(s.e, &or, time.Duration(min(n.After, uint64(retryAfterMax/time.Millisecond)))*time.Millisecond)
-		o.wake()
-		return false
 	default:
 		or.rec.Attempt++
 	}
-	s.e.nacked = append(s.e.nacked, or)
+	if or.due.IsZero() {
+		s.e.nacked = append(s.e.nacked, or)
+	}
 	o.adopt(s.e)
 	o.wake()
 	return stop

@@ -60,6 +60,7 @@ type outEdge struct {
 	orphans []orphan // in our custody, without a link: these go before new records
 	nacked  []orphan // likewise, each for another node than the one that nacked it
 	retries []orphan // likewise, not before they are due
+	lane    lane
 	backoff backoff
 	marks   map[uint64]wire.Mark // the newest of each source
 
@@ -250,7 +251,7 @@ func (o *Outlet) best(e *outEdge, need int) *Sender {
 }
 
 // kept is how many records of an edge have come back and wait.
-func (e *outEdge) kept() int { return len(e.nacked) + len(e.retries) }
+func (e *outEdge) kept() int { return len(e.nacked) + len(e.retries) + len(e.lane.suspects) }
 
 // swamped reports whether so much of an edge has come back that it gets no new records: those that
 // came back are in no window, but must have a bound as well.
@@ -375,6 +376,7 @@ type EdgeStats struct {
 	Redelivered      uint64
 	FirstRedelivered time.Time // when the first of these was acked; zero: none
 	Retries          int       // records that wait to be tried again
+	Suspects         int       // records that may be why a node died, and are not handled since
 	Pinned           int64     // bytes
 	Latency          [LatencyBuckets]uint64
 }
@@ -386,7 +388,7 @@ func (o *Outlet) Stats() []EdgeStats {
 	var all []EdgeStats
 	for _, e := range o.edges {
 		st := EdgeStats{
-			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries),
+			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries), Suspects: len(e.lane.suspects) + e.lane.sent,
 			Records: e.records, Deliveries: e.deliveries, Redelivered: e.redelivered,
 			FirstRedelivered: e.firstRedelivered, Latency: e.latency.counts,
 		}

@@ -23,6 +23,9 @@ const (
 	readBytes = 64 << 10
 	// ackReadBytes is that of its ack direction, whose frames are small.
 	ackReadBytes = 4 << 10
+	// lastWord is how long a link that cannot be written waits for its peer's last acks, or its word
+	// that it has ended the link: both are on their way then.
+	lastWord = 100 * time.Millisecond
 	// creditAheadMax is the most a receiver may grant beyond what it took.
 	creditAheadMax = 1 << 20
 )
@@ -54,7 +57,11 @@ type Sender struct {
 	taken, limit uint64   // absolute, as the receiver said
 	pinned, live int64    // bytes of its chunks, and of the un-acked records in them
 	packed       int64    // what was pinned when packing was last tried
+	capacity     uint64   // the most records that the peer's handlers have at once
+	suspects     int      // on it, not handled
 	draining     bool
+
+	ended bool // by the peer, which therefore lives; set before Serve returns
 }
 
 // Hello describes a link to its receiver.
@@ -76,17 +83,30 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 	}
 	r := bufio.NewReaderSize(conn, ackReadBytes)
 	stop := context.AfterFunc(ctx, func() { expire(conn) })
-	limit, err := o.greet(conn, r, h)
+	ok, err := o.greet(conn, r, h)
 	if !stop() || err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: limit}
+	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity}
 	o.connect(s)
-	defer o.disconnect(s)
+	running := ctx
+	defer func() { o.disconnect(s, !s.ended && running.Err() == nil) }()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.readAcks(r) }) // ended by the deadline
-	g.Go(func() error { return s.write(ctx) })  // ended by ctx or the deadline
-	g.Go(func() error {                         // ended by ctx
+	last := make(chan struct{})
+	g.Go(func() error { // ended by the deadline
+		defer close(last)
+		err := s.readAcks(r)
+		s.ended = errors.Is(err, io.EOF)
+		return err
+	})
+	g.Go(func() error { // ended by ctx or the deadline
+		err := s.write(ctx)
+		if ctx.Err() == nil && !errors.Is(err, ErrDrained) {
+			await(last, lastWord)
+		}
+		return err
+	})
+	g.Go(func() error { // ended by ctx
 		select {
 		case <-drain:
 			s.drain()
@@ -97,6 +117,16 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 		return context.Cause(ctx)
 	})
 	return g.Wait()
+}
+
+// await waits for done, for so long at most.
+func await(done <-chan struct{}, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // expire lets all reads and writes on conn fail from now on: a stream must not be closed while
@@ -127,10 +157,10 @@ func (o *Outlet) find(edge topology.Edge) *outEdge {
 	return nil
 }
 
-// greet sends HELLO and returns the first credit limit.
-func (o *Outlet) greet(conn net.Conn, r *bufio.Reader, h Hello) (limit uint64, err error) {
+// greet sends HELLO and returns the answer.
+func (o *Outlet) greet(conn net.Conn, r *bufio.Reader, h Hello) (ok wire.HelloOK, err error) {
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return 0, err
+		return ok, err
 	}
 	hello := wire.Hello{
 		Min: wire.Version, Max: wire.Version,
@@ -138,27 +168,27 @@ func (o *Outlet) greet(conn net.Conn, r *bufio.Reader, h Hello) (limit uint64, e
 		Boot: h.Boot, Generation: h.Generation, Epoch: h.Epoch, RecordMax: uint64(o.cfg.RecordMax),
 	}
 	if _, err := conn.Write(hello.Append(nil)); err != nil {
-		return 0, fmt.Errorf("send hello: %w", err)
+		return ok, fmt.Errorf("send hello: %w", err)
 	}
 	t, body, err := readFrame(r, nil, o.cfg.RecordMax)
 	if err != nil {
-		return 0, fmt.Errorf("wait for hello-ok: %w", err)
+		return ok, fmt.Errorf("wait for hello-ok: %w", err)
 	}
 	switch t {
 	case wire.TypeHelloOK:
 		ok, err := wire.ParseHelloOK(body)
 		if err != nil || ok.Version != wire.Version || ok.Limit > creditAheadMax {
-			return 0, fmt.Errorf("hello-ok of version %d, limit %d: %w", ok.Version, ok.Limit, errors.Join(wire.ErrBad, err))
+			return ok, fmt.Errorf("hello-ok of version %d, limit %d: %w", ok.Version, ok.Limit, errors.Join(wire.ErrBad, err))
 		}
-		return ok.Limit, conn.SetDeadline(time.Time{})
+		return ok, conn.SetDeadline(time.Time{})
 	case wire.TypeHelloErr:
 		refusal, err := wire.ParseHelloErr(body)
 		if err != nil {
-			return 0, err
+			return ok, err
 		}
-		return 0, &Refused{refusal.Code, refusal.Text}
+		return ok, &Refused{refusal.Code, refusal.Text}
 	}
-	return 0, fmt.Errorf("frame of type %d instead of hello-ok: %w", t, wire.ErrBad)
+	return ok, fmt.Errorf("frame of type %d instead of hello-ok: %w", t, wire.ErrBad)
 }
 
 // readFrame reads one frame; the body is in buf where that is large enough.
@@ -353,6 +383,7 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		if sl := s.win.at(seq); sl.t != nil && !sl.handled {
 			sl.handled = true
+			s.acquit(sl)
 			s.e.backoff.handled()
 			s.e.latency.add(now.Sub(sl.c.at))
 		}
@@ -377,6 +408,7 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 		records++
 		bytes += int(sl.bytes)
 		if !sl.handled {
+			s.acquit(&sl)
 			s.e.backoff.handled()
 			s.e.latency.counts[latency]++
 		}

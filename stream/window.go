@@ -18,6 +18,7 @@ type slot struct {
 	bytes   uint32
 	handled bool // its latency was counted
 	again   bool // it was sent before, on another link or to be nacked
+	custody
 }
 
 // window is the un-acked records of a link, by link seq. Pure; misuse panics. Its ring grows

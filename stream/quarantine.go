@@ -1,0 +1,123 @@
+package stream
+
+import (
+	"slices"
+	"time"
+)
+
+// Quarantine: a record may be why a node died. Those that it may have been are suspects: the ones that
+// the node's handlers had, as far as the sender knows. They go on through a lane, one at a time, beside
+// the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One whose node
+// dies while it is the only suspect there has failed once; when it has failed too often the next
+// receiver, who knows how often that is, makes it a dead letter unseen by a handler.
+
+const (
+	// probation is how long a lane waits for a suspect to be handled before the next one goes: longer
+	// than most of what kills needs, so that it is alone then, and short where handlers take seconds.
+	// Where several were on a node that died, each goes alone next, for as long as it takes.
+	probation = 50 * time.Millisecond
+	// laneAlone is how many suspects of an edge wait at most for one after the other; of more, an
+	// eighth go together. A handler has as many as its capacity in hand, 50 unless told otherwise; a
+	// sink has thousands, and an fsync for each would take seconds: so 4096 are a hundred rounds.
+	laneAlone = 64
+)
+
+// custody says what is known of a record that is sent: zero for most.
+type custody uint8
+
+const (
+	ordinary custody = iota
+	survivor         // its link died once before, when nobody had it in hand as far as was known
+	suspect
+	alone // a suspect that goes when no other is on its way
+)
+
+// lane is the quarantine of an edge. The outlet's mu guards it.
+type lane struct {
+	suspects []orphan
+	sent     int       // suspects on their way, not handled
+	closed   bool      // one that goes alone is
+	next     time.Time // not before this while any are
+}
+
+// admit lets the next suspects of an edge go.
+func (o *Outlet) admit(e *outEdge) {
+	l := &e.lane
+	if len(l.suspects) == 0 {
+		return
+	}
+	now := time.Now()
+	single := l.suspects[0].custody == alone
+	if l.sent > 0 && (single || l.closed) {
+		return
+	}
+	if l.sent > 0 && now.Before(l.next) {
+		o.alarm(l.next, now)
+		return
+	}
+	n, k := 1, 0
+	if len(l.suspects) > laneAlone && !single {
+		n = len(l.suspects) / 8
+	}
+	for k < n && (k == 0 || l.suspects[k].custody != alone) && o.adoptOne(e, &l.suspects[k]) {
+		k++
+	}
+	if k == 0 {
+		return
+	}
+	o.cfg.Hooks.sometimes("a suspect goes through quarantine")
+	l.suspects = slices.Delete(l.suspects, 0, k)
+	l.closed, l.next = single, now.Add(probation)
+	if len(l.suspects) > 0 && !single {
+		o.alarm(l.next, now)
+	}
+}
+
+// acquit notes that a record was handled, or came back.
+func (s *Sender) acquit(sl *slot) {
+	if sl.custody >= suspect {
+		s.suspects--
+		s.e.lane.sent--
+	}
+	sl.custody = ordinary
+}
+
+// trial decides what becomes of the records of a link that has ended.
+type trial struct {
+	s      *Sender
+	died   bool   // the link was not ended by its peer, which may be dead
+	sent   uint64 // link seqs below it were written
+	single bool   // there is one suspect, if any
+	more   uint64 // how many of those not taken are suspects too: the word that they were may have died
+}
+
+func (s *Sender) trial(died bool) trial {
+	return trial{s: s, died: died, sent: s.sent(), single: s.suspects == 1, more: s.capacity}
+}
+
+// judge puts an orphan, with the slot that it had, where it waits.
+func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
+	or.custody = sl.custody
+	handled := sl.handled
+	j.s.acquit(sl)
+	switch {
+	case handled:
+		or.custody = ordinary
+	case !j.died || seq >= j.sent: // as it was
+	case or.custody >= suspect:
+		or.custody = alone
+		if j.single {
+			or.rec.Attempt++
+		}
+	case seq < j.s.taken || or.custody == survivor || j.more > 0:
+		or.custody = suspect
+		j.more -= min(j.more, 1)
+	default:
+		or.custody = survivor
+	}
+	if e := j.s.e; or.custody >= suspect {
+		e.lane.suspects = append(e.lane.suspects, *or)
+	} else {
+		e.orphans = append(e.orphans, *or)
+	}
+}

@@ -1,0 +1,231 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/topology"
+)
+
+// mortal is a role on nodes that die, and start again.
+type mortal struct {
+	r       *rig
+	tap     *Outlet
+	sink    *Inlet
+	budget  *Budget
+	handler func(node topology.NodeID, kill func()) Handler
+	letters graves
+	delay   time.Duration // from a death to the next life
+
+	mu     sync.Mutex
+	deaths int
+	kills  map[topology.NodeID]func()
+}
+
+// live runs a node until it is killed, over and over.
+func (m *mortal) live(node topology.NodeID) {
+	for m.r.ctx.Err() == nil {
+		ctx, die := context.WithCancel(m.r.ctx)
+		mid := m.r.outlet("map", m.budget, "", "sink")
+		down := m.r.linkFrom(node, mid, "map", "sink", m.sink, "n9")
+		var up *liveLink
+		kill := func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if ctx.Err() == nil {
+				m.deaths++
+				up.cut() // first: nothing that it says is heard any more
+				down.cut()
+				die()
+			}
+		}
+		in := NewInlet(InletConfig{
+			Role: "map", Handler: m.handler(node, kill), Outlet: mid, Budget: m.budget, Capacity: 50,
+			Dead: m.letters.Dead, Log: slog.New(slog.DiscardHandler),
+		})
+		m.mu.Lock()
+		up = m.r.link(m.tap, "tap", "map", in, node)
+		m.kills[node] = kill
+		m.mu.Unlock()
+		_ = in.Run(ctx)
+		die()
+		time.Sleep(m.delay)
+	}
+}
+
+func newMortal(t *testing.T, nodes int, handler func(topology.NodeID, func()) Handler) (*mortal, *memory) {
+	m := &mortal{r: newRig(t), budget: NewBudget(0), handler: handler, delay: 500 * time.Millisecond, kills: make(map[topology.NodeID]func())}
+	m.tap = m.r.outlet("tap", m.budget, "", "map")
+	store := newMemory()
+	m.sink, _ = m.r.sink("sink", store)
+	for i := range nodes {
+		m.r.group.Go(func() { m.live(topology.NodeID(fmt.Sprint("n", i))) })
+	}
+	synctest.Wait()
+	return m, store
+}
+
+// F24, I9: records that kill each node that takes them, before it can say that it did, are dead letters
+// after three deaths in which they were alone, and two before at most; all others arrive.
+func TestKillersAreCondemned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		killer := func(body string) bool { return strings.HasSuffix(body, "777") }
+		var mu sync.Mutex
+		killed := map[string]int{}
+		m, store := newMortal(t, 4, func(_ topology.NodeID, kill func()) Handler {
+			return Each(func(ctx context.Context, rec Record, e Emitter) error {
+				time.Sleep(time.Millisecond)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if killer(string(rec.Body)) {
+					mu.Lock()
+					killed[string(rec.Body)]++
+					mu.Unlock()
+					kill()
+					return nil
+				}
+				return e.Emit(ctx, rec.Out)
+			})
+		})
+		const n = 5000
+		_, done := m.r.source(m.tap, m.budget, &numbers{n: n})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(m.letters.letters) < 5 || len(store.bodies) != n-5 {
+			t.Errorf("%d letters and %d records of %d, of which 5 kill: %q", len(m.letters.letters), len(store.bodies), n, m.letters.all())
+		}
+		for _, l := range m.letters.letters {
+			if !killer(string(l.Record.Body)) || l.Record.Attempt != 4 {
+				t.Errorf("%s is a letter, at attempt %d: %s", l.Record.Body, l.Record.Attempt, l.Reason)
+			}
+		}
+		for body, times := range killed {
+			if times > 5 {
+				t.Errorf("%s killed %d nodes, want 5 at most", body, times)
+			}
+		}
+		if st := m.tap.Stats()[0]; st.Suspects != 0 || st.Inflight != 0 {
+			t.Errorf("at the end %+v", st)
+		}
+		m.r.stop()
+	})
+}
+
+// Nodes that die every two seconds blame no innocent, however often; and what is not suspected does
+// not wait for what is.
+func TestInnocentsAreSpared(t *testing.T) {
+	for slow, every := range map[time.Duration]time.Duration{time.Millisecond: 50 * time.Millisecond, 30 * time.Millisecond: 2 * time.Second, 500 * time.Millisecond: 2 * time.Second} {
+		t.Run(slow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, store := newMortal(t, 4, func(_ topology.NodeID, _ func()) Handler {
+					return Each(func(ctx context.Context, rec Record, e Emitter) error {
+						time.Sleep(slow)
+						return e.Emit(ctx, rec.Out)
+					})
+				})
+				m.delay = every / 4
+				n := int(30 * every * 4 * 50 / slow / 2) // 30 deaths at half speed
+				s, done := m.r.source(m.tap, m.budget, &numbers{n: n})
+				rng := rand.New(rand.NewPCG(1, 2))
+				most := 0
+				for ended := false; !ended; {
+					select {
+					case err := <-done:
+						if err != nil {
+							t.Fatal(err)
+						}
+						ended = true
+					case <-time.After(every):
+						m.mu.Lock()
+						kill := m.kills[topology.NodeID(fmt.Sprint("n", rng.IntN(4)))]
+						m.mu.Unlock()
+						kill()
+						most = max(most, m.tap.Stats()[0].Suspects)
+					}
+				}
+				if len(m.letters.letters) > 0 || m.deaths < 5 || most == 0 {
+					t.Errorf("%d deaths, %d suspects at once, letters %q; want none", m.deaths, most, m.letters.all())
+				}
+				t.Logf("%d records, %d deaths, at most %d suspects", s.Stats().Read, m.deaths, most)
+				store.check(t, n, same)
+				m.r.stop()
+			})
+		})
+	}
+}
+
+// A link that its peer ends itself is no death: what it had goes on at once.
+func TestEndedLinkBlamesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "map")
+		release := make(chan struct{})
+		stuck := Each(func(ctx context.Context, _ Record, _ Emitter) error { hang(ctx, release); return nil })
+		ctx, end := context.WithCancel(r.ctx)
+		in := NewInlet(InletConfig{Role: "map", Handler: stuck, Budget: b, Capacity: 10, Log: slog.New(slog.DiscardHandler)})
+		r.group.Go(func() { _ = in.Run(ctx) })
+		l := r.linkServed(ctx, "n0", tap, topology.Edge{From: "tap", To: "map"}, in, "n1")
+		_, done := r.source(tap, b, &numbers{n: 100})
+		time.Sleep(time.Second)
+		end()
+		<-l.drained
+		if st := tap.Stats()[0]; st.Suspects != 0 || st.Inflight == 0 {
+			t.Errorf("after a link that its peer ended: %+v, want no suspects", st)
+		}
+		close(release)
+		r.link(tap, "tap", "map", r.inlet(InletConfig{Role: "map", Handler: stuck, Budget: b}), "n2")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+	})
+}
+
+// A sink's thousands of suspects do not take an fsync each.
+func TestLongLaneIsQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "sink")
+		m := newMemory()
+		h := NewSinkHandler(SinkHandlerConfig{Sink: m})
+		slow := whole(func(ctx context.Context, b *Batch) error {
+			time.Sleep(5 * time.Millisecond) // an fsync
+			return h.Handle(ctx, b)
+		})
+		var links []*liveLink
+		for i := range 2 {
+			in := r.inlet(InletConfig{Role: "sink", Handler: slow, Serial: true, OnMark: h.Mark, Budget: b})
+			links = append(links, r.link(tap, "tap", "sink", in, topology.NodeID(fmt.Sprint("n", i))))
+		}
+		_, done := r.source(tap, b, &numbers{n: 100_000})
+		time.Sleep(152 * time.Millisecond)
+		links[0].cut()
+		<-links[0].drained
+		suspects := tap.Stats()[0].Suspects
+		start := time.Now()
+		for tap.Stats()[0].Suspects > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(start); suspects < 250 || took > time.Second {
+			t.Errorf("%d suspects took %v, want a second at most", suspects, took)
+		} else {
+			t.Logf("%d suspects took %v", suspects, took)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, 100_000, same)
+		r.stop()
+	})
+}
