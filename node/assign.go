@@ -71,7 +71,7 @@ func toAssign(s *consensus.State, p consensus.Pipeline, alive func(topology.Node
 			continue
 		}
 		held := make(map[topology.NodeID][]consensus.Claim) // of the able
-		var free []consensus.Claim
+		var again, free []consensus.Claim
 		for _, c := range p.Claims {
 			if c.Role != r.Name || !c.Shared || c.Done {
 				continue
@@ -82,12 +82,12 @@ func toAssign(s *consensus.State, p consensus.Pipeline, alive func(topology.Node
 			case i >= 0: // it was started again
 				c.Boot = able[i].Boot
 				held[c.Holder] = append(held[c.Holder], c)
-				give = append(give, c)
+				again = append(again, c)
 			case c.Holder == "" || s.HasLeft(c.Holder, c.Boot) || goesOn(s, p, r, c, away):
 				free = append(free, c)
 			}
 		}
-		give = append(give, spread(able, held, free)...)
+		give = append(give, spread(able, held, again, free)...)
 	}
 	return give
 }
@@ -106,8 +106,8 @@ func goesOn(s *consensus.State, p consensus.Pipeline, r topology.Role, c consens
 }
 
 // spread gives what is free to those who hold least, and then from those who hold two more than
-// others. held is changed.
-func spread(able []topology.Node, held map[topology.NodeID][]consensus.Claim, free []consensus.Claim) (give []consensus.Claim) {
+// others; give is what is given anyhow. held is changed.
+func spread(able []topology.Node, held map[topology.NodeID][]consensus.Claim, give, free []consensus.Claim) []consensus.Claim {
 	extremes := func() (least, most topology.Node) {
 		least, most = able[0], able[0]
 		for _, n := range able[1:] {
