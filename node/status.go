@@ -287,10 +287,10 @@ func addEdge(sum *api.Edge, latency *[stream.LatencyBuckets]uint64, e edgeReport
 func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]report) api.Pipeline {
 	out := api.Pipeline{
 		Name: p.Name, Version: p.Version, Graph: p.Graph.String(), Roles: p.Graph.Roles(), State: "running", Paused: paused(p), Ending: ending(p),
-		Taps: []api.Tap{},
+		Taps: partitions(p, all),
 	}
 	taps, done := 0, 0
-	var waits []string
+	waits := stranded(s, p)
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, r := range all[id].Roles {
 			switch role, known := p.Role(r.Role); {
@@ -300,7 +300,6 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 				if r.Done {
 					done++
 				}
-				out.Taps = append(out.Taps, r.Taps...)
 				out.RecordsIn += r.Records
 				out.LinesIn += r.Lines
 			case role.Kind == topology.KindSink:
@@ -317,7 +316,7 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 	switch lacking, idle := unserved(s, p.Pipeline), idlers(p, all); {
 	case p.Failed != nil:
 		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
-	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline):
+	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline) && !slices.ContainsFunc(out.Taps, func(t api.Tap) bool { return !t.Done }):
 		out.State = "finished"
 	case len(out.Paused) > 0:
 		out.State = "paused"

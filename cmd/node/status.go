@@ -22,6 +22,8 @@ import (
 const statusHelp = `
   LINES, RECORDS IN   read by the taps since their nodes started; a record is a line or a block of lines
   LINES, RECORDS OUT  written by the sinks since their nodes started
+  PARTITION, READ BY  what a tap reads apart from its others, if the cluster keeps its place; the node that does
+  READ, ACKED         records of it since the nodes started; acked: done with, end to end
   TWICE               records that a sink was given a second time, after a fault, and dropped
   LINKS               pairs of nodes that the edge connects
   RECORDS, AGAIN      handed to the edge; of these sent once more, to another node
@@ -164,6 +166,7 @@ func writeStatus(w io.Writer, st api.Status) error {
 	b := new(strings.Builder)
 	fmt.Fprintf(b, "cluster %.8s, epoch %d, %s\n", st.Cluster, st.Epoch, leadership(st))
 	writePipelines(b, st.Pipelines)
+	writeTaps(b, st.Pipelines)
 	writeEdges(b, st.Edges)
 	writeNodes(b, st.Nodes)
 	_, err := io.WriteString(w, b.String())
@@ -210,6 +213,31 @@ func writePipelines(b *strings.Builder, ps []api.Pipeline) {
 		if len(p.Ending) > 0 {
 			fmt.Fprintf(b, "%s: ending, with what is in flight there: %s\n", p.Name, strings.Join(p.Ending, ", "))
 		}
+	}
+}
+
+// writeTaps shows the partitions that the log keeps the places of.
+func writeTaps(b *strings.Builder, ps []api.Pipeline) {
+	t, rows := newTable("PARTITION", "READ BY", ">READ", ">ACKED", "STATE"), 0
+	for _, p := range ps {
+		for _, tap := range p.Taps {
+			if tap.Claim == 0 {
+				continue
+			}
+			state := "reads"
+			switch {
+			case tap.Done:
+				state = "done"
+			case tap.Node == "":
+				state = "waits"
+			}
+			t.add(p.Name+"/"+tap.Role+" "+tap.Partition, cmp.Or(tap.Node, "-"), count(tap.Read), count(tap.Acked), state)
+			rows++
+		}
+	}
+	if rows > 0 {
+		b.WriteByte('\n')
+		t.writeTo(b, "")
 	}
 }
 

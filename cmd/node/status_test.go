@@ -27,7 +27,11 @@ func handStatus() api.Status {
 				Reason: "weir resume enrich/database", Paused: []string{"enrich/database"},
 				Ending: []string{"role facebook", "edge parser -> facebook"}, LinesIn: 10, RecordsIn: 1, Taps: []api.Tap{}},
 			{Name: "video", Version: 1, Graph: "in -> encode -> out", Roles: []string{"in", "encode", "out"}, State: "waiting",
-				Reason: "no node serves role encode with --tag gpu", Taps: []api.Tap{{Partition: "in@db-1", Read: 1}}},
+				Reason: "no node serves role encode with --tag gpu", Taps: []api.Tap{
+					{Role: "tap", Partition: "in@db-1", Node: "db-1", Read: 1},
+					{Role: "tap", Partition: "logs/1", Node: "db-1", Claim: 31, Read: 7000, Acked: 6990},
+					{Role: "tap", Partition: "logs/2", Claim: 30},
+					{Role: "tap", Partition: "logs/3", Node: "db-2", Claim: 34, Read: 12, Acked: 12, Done: true}}},
 		},
 	}
 }

@@ -88,10 +88,13 @@ type Pipeline struct {
 	Taps             []Tap  `json:"taps"`
 }
 
-// Tap is one partition of a tap.
+// Tap is one partition of a tap, summed over the nodes that have read it.
 type Tap struct {
+	Role      string `json:"role"`
 	Partition string `json:"partition"`
-	Read      uint64 `json:"read"`
+	Node      string `json:"node"`            // who reads it, "" = nobody yet
+	Claim     uint64 `json:"claim,omitempty"` // the number of that node's claim; 0: the log knows nothing of it
+	Read      uint64 `json:"read"`            // since the nodes started
 	Acked     uint64 `json:"acked"`
 	Done      bool   `json:"done"`
 }
