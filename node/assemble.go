@@ -109,6 +109,12 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 		return sink.Discard(), nil
 	case s.Postgres != nil:
 		return sink.Postgres(string(s.Postgres.URL), s.Postgres.Table)
+	case s.HTTP != nil:
+		header := make(map[string]string, len(s.HTTP.Header))
+		for name, value := range s.HTTP.Header {
+			header[name] = string(value)
+		}
+		return sink.HTTP(sink.HTTPConfig{URL: string(s.HTTP.URL), Header: header, Timeout: s.HTTP.Timeout})
 	case s.SQLite != nil:
 		return sink.SQLite(s.SQLite.File, s.SQLite.Table), nil
 	case s.Redis != nil:
