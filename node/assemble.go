@@ -51,6 +51,15 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 		made.Tap, err = assembleTap(f, r, opt)
 	case r.Sink != nil:
 		made.Sink, err = assembleSink(r.Sink, opt)
+	case r.HTTP != nil:
+		header := make(map[string]string)
+		for name, value := range r.HTTP.Header {
+			header[name] = string(value)
+		}
+		made.Handler, err = worker.HTTP(worker.HTTPConfig{
+			URL: string(r.HTTP.URL), Header: header, Timeout: r.HTTP.Timeout,
+			Capacity: r.Capacity, RecordMax: f.Pipeline.RecordMax,
+		})
 	default:
 		procs := cmp.Or(r.Procs, runtime.NumCPU())
 		window := procs

@@ -108,22 +108,27 @@ func TestAssembleTapsAndSinks(t *testing.T) {
 func TestAssemblePrograms(t *testing.T) {
 	f := load(t, t.TempDir(), `
 pipeline: p
-graph: in -> a -> b -> c -> d -> out
+graph: in -> a -> b -> c -> d -> e -> f -> out
 roles:
   in:  {tap: stdin}
   a:   {exec: [cat]}
   d:   {exec: [cat], mode: line, procs: 2}
+  e:   {exec: [cat], mode: frame, procs: 2}
+  f:   {http: 'http://127.0.0.1/', attempts: 5, capacity: 7}
   b:   {sh: 'grep x | sort', procs: 3}
   c:   {exec: [cat], procs: 3, capacity: 9}
   out: {sink: stdout}
 `)
-	for role, capacity := range map[string]int{"a": runtime.NumCPU(), "b": 3, "c": 9, "d": 2 * 64} {
+	for role, capacity := range map[string]int{"a": runtime.NumCPU(), "b": 3, "c": 9, "d": 2 * 64, "e": 2 * 64, "f": 7} {
 		got, err := Assemble(f, role, AssembleOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got.Handler == nil || got.Capacity != capacity {
 			t.Errorf("role %s has capacity %d, want %d", role, got.Capacity, capacity)
+		}
+		if got.Attempts != f.Roles[role].Attempts {
+			t.Errorf("role %s has %d attempts", role, got.Attempts)
 		}
 	}
 }

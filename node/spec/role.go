@@ -34,7 +34,7 @@ const (
 
 // laterRoleKeys are keys of a role that the design names and this version does not have.
 var laterRoleKeys = []string{
-	"http", "merge", "wait", "timeout", "order", "key", "output",
+	"merge", "wait", "timeout", "order", "key", "output",
 	"compress", "sink-grace", "append", "header",
 }
 
@@ -61,6 +61,7 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 	err := d.mapping(n, what, keys{
 		"exec":     note("exec", func(v ast.Node) (err error) { r.Exec, err = d.argv(v); return err }),
 		"sh":       note("sh", func(v ast.Node) (err error) { r.Sh, err = d.text(v, "sh"); return err }),
+		"http":     note("http", func(v ast.Node) (err error) { r.HTTP, err = d.endpoint(v); return err }),
 		"tap":      note("tap", func(v ast.Node) (err error) { r.Tap, err = d.tap(v); return err }),
 		"sink":     note("sink", func(v ast.Node) (err error) { r.Sink, err = d.sink(v); return err }),
 		"nodes":    number("nodes", &r.Nodes, nodesMax),
@@ -68,11 +69,7 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 		"procs":    number("procs", &r.Procs, procsMax),
 		"attempts": number("attempts", &r.Attempts, attemptsMax),
 		"ok":       note("ok", func(v ast.Node) (err error) { r.OK, err = d.codes(v); return err }),
-		"mode": note("mode", func(v ast.Node) error {
-			mode, err := d.word(v, "mode", []string{string(topology.KindEach), string(topology.KindLine), string(topology.KindFrame)})
-			r.Mode = topology.Kind(mode)
-			return err
-		}),
+		"mode":     note("mode", func(v ast.Node) (err error) { r.Mode, err = d.mode(v); return err }),
 		"deadline": note("deadline", func(v ast.Node) (err error) { r.Deadline, err = d.duration(v, "deadline", deadlineMax); return err }),
 		"needs":    note("needs", func(v ast.Node) (err error) { r.Needs, err = d.tags(v); return err }),
 		"output": note("output", func(v ast.Node) error {
@@ -103,6 +100,12 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 	return r, d.fitsMode(what, r.Mode, seen)
 }
 
+// mode reads how a program is run.
+func (d *decoder) mode(n ast.Node) (topology.Kind, error) {
+	mode, err := d.word(n, "mode", []string{string(topology.KindEach), string(topology.KindLine), string(topology.KindFrame)})
+	return topology.Kind(mode), err
+}
+
 // fitsMode checks that the keys of a program go with its mode.
 func (d *decoder) fitsMode(what string, mode topology.Kind, seen map[string]ast.Node) error {
 	if (mode == topology.KindLine || mode == topology.KindFrame) && seen["ok"] != nil {
@@ -112,7 +115,7 @@ func (d *decoder) fitsMode(what string, mode topology.Kind, seen map[string]ast.
 }
 
 // doers are the keys of a role of which it has exactly one.
-var doers = []string{"exec", "sh", "tap", "sink"}
+var doers = []string{"exec", "sh", "http", "tap", "sink"}
 
 // fits checks that the keys of a role go together.
 func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error {
@@ -140,7 +143,7 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 			return err
 		}
 	}
-	if err := only("attempts", "exec", "sh", "sink"); err != nil {
+	if err := only("attempts", "exec", "sh", "http", "sink"); err != nil {
 		return err
 	}
 	for _, key := range []string{"records", "shared", "takeover"} {
@@ -148,7 +151,7 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 			return err
 		}
 	}
-	return only("send", "exec", "sh", "tap")
+	return only("send", "exec", "sh", "http", "tap")
 }
 
 // argv reads a program and its arguments.

@@ -40,14 +40,15 @@ type File struct {
 	unset   map[string][]error
 }
 
-// Role is what a role does: exactly one of Exec, Sh, Tap and Sink is set.
+// Role is what a role does: exactly one of Exec, Sh, HTTP, Tap and Sink is set.
 type Role struct {
 	Exec []string // a program and its arguments; with a slash in it the program's path is joined to Dir
 	Sh   string   // the text of sh -c
+	HTTP *Endpoint
 	Tap  *Tap
 	Sink *Sink
 
-	Mode     topology.Kind // how a program is run: KindEach, KindLine, KindFrame; "" for a tap or a sink
+	Mode     topology.Kind // how a program is run: KindEach, KindLine, KindFrame; "" for all others
 	Nodes    int           // nodes that serve the role where one command starts them all; at least 1
 	Capacity int           // records worked on at once; 0 = what Procs can, for a program, else the node's default
 	Procs    int           // processes at once; 0 = one a CPU
@@ -191,11 +192,12 @@ func (f *File) Program(role string) string {
 	text, _ := json.Marshal(struct { // these can be encoded
 		Exec []string      `json:",omitempty"`
 		Sh   string        `json:",omitempty"`
+		HTTP *Endpoint     `json:",omitempty"`
 		Tap  *Tap          `json:",omitempty"`
 		Sink *Sink         `json:",omitempty"`
 		Mode topology.Kind `json:",omitempty"`
 		OK   []int         `json:",omitempty"`
-	}{r.Exec, r.Sh, r.Tap, r.Sink, r.Mode, r.OK})
+	}{r.Exec, r.Sh, r.HTTP, r.Tap, r.Sink, r.Mode, r.OK})
 	h := fnv.New64a()
 	_, _ = h.Write(text) // it takes all
 	return hex.EncodeToString(h.Sum(nil))
@@ -222,6 +224,8 @@ func (r Role) Kind() topology.Kind {
 		return topology.KindTap
 	case r.Sink != nil:
 		return topology.KindSink
+	case r.HTTP != nil:
+		return topology.KindHTTP
 	}
 	return r.Mode
 }

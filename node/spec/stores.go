@@ -68,11 +68,11 @@ type RedisStream struct {
 	MaxLen int    `json:",omitempty"` // entries that the stream keeps, about; 0 = all
 }
 
-// Endpoint is where a sink posts to.
+// Endpoint is where a sink posts to, or a role that is worked on elsewhere.
 type Endpoint struct {
 	URL     URL
 	Header  map[string]Secret `json:",omitempty"`
-	Timeout time.Duration     `json:",omitempty"` // 0 = the sink's default
+	Timeout time.Duration     `json:",omitempty"` // 0 = 30 s
 }
 
 // Limits of stores.
