@@ -50,14 +50,10 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	case r.Tap != nil:
 		made.Tap, err = assembleTap(f, r, opt)
 	case r.Sink != nil:
-		made.Sink, err = assembleSink(r.Sink, opt)
+		made.Sink, err = assembleSink(f, name, r.Sink, opt)
 	case r.HTTP != nil:
-		header := make(map[string]string)
-		for name, value := range r.HTTP.Header {
-			header[name] = string(value)
-		}
 		made.Handler, err = worker.HTTP(worker.HTTPConfig{
-			URL: string(r.HTTP.URL), Header: header, Timeout: r.HTTP.Timeout,
+			URL: string(r.HTTP.URL), Header: r.HTTP.Headers(), Timeout: r.HTTP.Timeout,
 			Capacity: r.Capacity, RecordMax: f.Pipeline.RecordMax,
 		})
 	default:
@@ -108,7 +104,7 @@ func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, er
 	return tap.Stdin(opt.Stdin, cfg)
 }
 
-func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
+func assembleSink(f *spec.File, role string, s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 	switch {
 	case s.File != "":
 		return sink.OpenFile(sink.FileConfig{
@@ -119,11 +115,7 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 	case s.Postgres != nil:
 		return sink.Postgres(string(s.Postgres.URL), s.Postgres.Table)
 	case s.HTTP != nil:
-		header := make(map[string]string, len(s.HTTP.Header))
-		for name, value := range s.HTTP.Header {
-			header[name] = string(value)
-		}
-		return sink.HTTP(sink.HTTPConfig{URL: string(s.HTTP.URL), Header: header, Timeout: s.HTTP.Timeout})
+		return sink.HTTP(sink.HTTPConfig{URL: string(s.HTTP.URL), Header: s.HTTP.Headers(), Timeout: s.HTTP.Timeout})
 	case s.SQLite != nil:
 		return sink.SQLite(s.SQLite.File, s.SQLite.Table), nil
 	case s.Redis != nil:
@@ -131,8 +123,11 @@ func assembleSink(s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
 			URL: string(s.Redis.URL), Stream: strings.ReplaceAll(s.Redis.Stream, "{node}", string(opt.Node)),
 			MaxLen: s.Redis.MaxLen, Log: opt.Log,
 		})
-	case !s.Stdout:
-		return nil, &usageError{"a sink of this kind is not there yet"}
+	case len(s.Exec) > 0, s.Sh != "":
+		return worker.NewSink(worker.Config{
+			Exec: s.Exec, Sh: s.Sh, Dir: f.Dir,
+			Pipeline: f.Pipeline.Name, Role: role, Node: string(opt.Node), Log: opt.Log,
+		})
 	}
 	if opt.Stdout == nil {
 		opt.Stdout = os.Stdout

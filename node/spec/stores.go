@@ -75,6 +75,15 @@ type Endpoint struct {
 	Timeout time.Duration     `json:",omitempty"` // 0 = 30 s
 }
 
+// Headers are the headers with what is secret in them.
+func (e *Endpoint) Headers() map[string]string {
+	plain := make(map[string]string, len(e.Header))
+	for name, value := range e.Header {
+		plain[name] = string(value)
+	}
+	return plain
+}
+
 // Limits of stores.
 const (
 	// tableBytesMax is what Postgres keeps of a name, in bytes (NAMEDATALEN - 1).

@@ -154,7 +154,8 @@ func (e *errLines) emit(ctx context.Context, r *stream.Record, em stream.Emitter
 
 // limiter logs the stderr of a role's processes, so much a second, and says what it left out.
 type limiter struct {
-	log *slog.Logger
+	log    *slog.Logger
+	stdout bool // it is their standard output, and no warning
 
 	mu      sync.Mutex
 	second  time.Time // when the present second began
@@ -165,11 +166,15 @@ type limiter struct {
 // print logs line, or counts it.
 func (l *limiter) print(line []byte) {
 	allowed, dropped := l.take(len(line), time.Now())
+	name, log := "stderr", l.log.Warn
+	if l.stdout {
+		name, log = "stdout", l.log.Info
+	}
 	if dropped > 0 {
-		l.log.Warn("stderr was too much for the log", "dropped_bytes", dropped)
+		l.log.Warn(name+" was too much for the log", "dropped_bytes", dropped)
 	}
 	if allowed && len(line) > 0 {
-		l.log.Warn("stderr", "line", string(bytes.TrimRight(line, "\r")))
+		log(name, "line", string(bytes.TrimRight(line, "\r")))
 	}
 }
 
