@@ -36,7 +36,7 @@ type StateSeen struct {
 const (
 	BugDeaf       stream.Bug = "heartbeat that never fires"
 	BugTwoLeaders stream.Bug = "two leaders"
-	BugEpochGen   stream.Bug = "epoch for generation" // a source's numbering is named by the State's epoch
+	BugEpochGen   stream.Bug = "epoch for generation" // a source's numbering is named by the version of its graph
 )
 
 func (h *Hooks) state(s *consensus.State) {
@@ -102,8 +102,8 @@ func (h *Hooks) ofMux() func(branch string) {
 
 // generation names one life of a source's numbering, which begins at s.
 func (n *Node) generation(s *consensus.State) uint64 {
-	if h := n.cfg.Hooks; h != nil && h.Bug == BugEpochGen {
-		return s.Epoch
+	if h := n.cfg.Hooks; h != nil && h.Bug == BugEpochGen && len(s.Pipelines) > 0 {
+		return s.Pipelines[0].Version
 	}
 	return newGeneration()
 }

@@ -18,6 +18,7 @@ type Expect struct {
 	Ill      func(role string, record uint64, path string) ill // what ails a record that came so far
 	Capacity map[string]int                                    // by role: records worked on at once
 	Tagged   map[string]int                                    // by role: how many of its nodes, the first, may work for it; 0 = all
+	Live     map[string]bool                                   // by tap: what was read cannot be read again
 	Once     bool                                              // a sink's file has a record once
 	Fails    float64                                           // share of attempts that the workload has fail
 	Attempts uint64                                            // the most of a record (I9); 0 = any number

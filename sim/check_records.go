@@ -94,6 +94,9 @@ func (r *recordRules) opened(e *Event) {
 	p.opens = e.N
 	p.readAll = false
 	p.outcome = r.c.x.Outcomes[tapOf(e.Text)]
+	if r.c.x.Live[tapOf(e.Text)] {
+		return
+	}
 	first := int(e.Record & (1<<recordBits - 1))
 	for n := range min(first, len(p.records)) {
 		if p.records[n].ackedIn == 0 {

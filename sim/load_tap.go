@@ -48,6 +48,9 @@ type loadTap struct {
 // Shared reports whether all nodes of the role see the same partitions.
 func (t *loadTap) Shared() bool { return t.role.Shared }
 
+// Replayable reports whether what was read can be read again.
+func (t *loadTap) Replayable() bool { return !t.role.Live }
+
 // Partitions are named by the tap and the node's place, its id without the count of starts, or, where
 // all nodes see them, by the tap alone.
 func (t *loadTap) Partitions(context.Context) (names []string, err error) {
@@ -65,7 +68,7 @@ func (t *loadTap) Partitions(context.Context) (names []string, err error) {
 }
 
 func (t *loadTap) Open(_ context.Context, name string, at stream.Mark) (stream.Reader, error) {
-	p, first, err := t.w.open(name, at)
+	p, first, err := t.w.open(name, t.role.Live, at)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ func (t *loadTap) Open(_ context.Context, name string, at stream.Mark) (stream.R
 }
 
 // open begins to read a partition once more.
-func (w *Workload) open(name string, at stream.Mark) (p *partition, first uint64, err error) {
+func (w *Workload) open(name string, live bool, at stream.Mark) (p *partition, first uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p = w.partitions[name]
@@ -89,6 +92,9 @@ func (w *Workload) open(name string, at stream.Mark) (p *partition, first uint64
 		if index, first = placeAt(at); p.replaced || index != p.index {
 			return nil, 0, fmt.Errorf("%w: another input has the name %s", stream.ErrReset, name)
 		}
+	}
+	if live {
+		first = p.read
 	}
 	p.opens++
 	p.ended, p.first, p.read, p.again = false, first, first, bitset{}

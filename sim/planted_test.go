@@ -23,6 +23,8 @@ var planted = []struct {
 	{stream.BugUnfenced, "I5", "length 20s\nat 2s loss 80% on work -> sink"},
 	{stream.BugCustody, "I6", ""},
 	{stream.BugDeadDrop, "I1", "disks\nrole work poisons 1%"},
+	{BugNoSync, "I1", "every 1s from 2s crash random sink for 300ms"},
+	{node.BugEpochGen, "I1", "disks\nrole source live 1\nat 3s restart source"},
 	{node.BugDeaf, "F3", "at 4s kill work-1"},
 	{node.BugTwoLeaders, "I11", "delay 20ms\nevery 1s from 3s freeze leader for 700ms"},
 }

@@ -25,7 +25,7 @@ import (
 //	role  work poisons 0.1% hangs 0.1% kills 0.01%    records that no attempt handles: they need disks
 //	role  work deadline 2s                            an attempt without progress ends so long after
 //	role  work pairs 5%                               of which it makes two, in another order each time
-//	role  source nodes 2 partitions 3                 each node reads three; shared 3: three in all
+//	role  source nodes 2 partitions 3                 each node reads three; shared 3: three in all; live 3: never again
 //	nodes 12                                          in all; those without a role may vote
 //	rate 1000                                         records a second, while the run is long
 //	length 60s                                        after it nothing is read, all must be acked

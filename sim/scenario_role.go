@@ -23,6 +23,7 @@ type Role struct {
 
 	Partitions int           // of a tap, on each node; 0 = 1
 	Shared     bool          // all nodes of the tap see the same ones
+	Live       bool          // what was read of them cannot be read again
 	Takeover   time.Duration // 0 = the product's default
 
 	// Shares of the records that it is given.
@@ -59,7 +60,7 @@ func (r Role) hopeless() float64 { return r.Poisons + r.Hangs + r.Kills }
 // roleWords are what may be said of a role, each with a value.
 var roleWords = []string{
 	"nodes", "capacity", "takes", "fails", "tagged", "deadline", "poisons", "hangs", "kills", "pairs",
-	"partitions", "shared", "takeover",
+	"partitions", "shared", "live", "takeover",
 }
 
 // role reads "NAME [WORD VALUE]...".
@@ -101,9 +102,9 @@ func (r *Role) set(word, value string) (err error) {
 		r.Kills, err = share(value)
 	case "pairs":
 		r.Pairs, err = share(value)
-	case "partitions", "shared":
+	case "partitions", "shared", "live":
 		r.Partitions, err = number(value, 1, 64)
-		r.Shared = word == "shared"
+		r.Shared, r.Live = word == "shared", word == "live"
 	case "takeover":
 		r.Takeover, err = duration(value)
 	default:
@@ -127,7 +128,7 @@ func (r *Role) sound(disks bool) error {
 	case r.Kind == topology.KindTap && (r.Fails+r.hopeless() > 0 || r.Deadline > 0 || r.Pairs > 0):
 		return of("it is given no records, it reads them")
 	case r.Kind != topology.KindTap && (r.Partitions > 0 || r.Takeover > 0):
-		return of("only a tap has partitions, shared or not")
+		return of("only a tap has partitions")
 	case r.Takeover > 0 && !r.Shared:
 		return of("takeover is of shared partitions, as shared 3")
 	case r.Kind == topology.KindSink && (r.Fails > 0 || r.Hangs > 0 || r.Kills > 0 || r.Deadline > 0 || r.Pairs > 0):

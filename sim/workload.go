@@ -156,13 +156,14 @@ const (
 // Expect is what the load and the product promise of a run.
 func (w *Workload) Expect() Expect {
 	x := Expect{Outcomes: w.outcomes(), Ill: func(role string, n uint64, path string) ill { return w.ill(w.roles[role], n, path) },
-		Capacity: make(map[string]int), Tagged: make(map[string]int), Attempts: attemptsMax, Settle: settleMax}
+		Capacity: make(map[string]int), Tagged: make(map[string]int), Live: make(map[string]bool), Attempts: attemptsMax, Settle: settleMax}
 	x.Memory = w.memory + edgeSlack*uint64(len(w.pipeline.Graph.Edges))
 	for name, r := range w.roles {
 		x.Fails += r.Fails
 		x.Tagged[name] = r.Tagged
 		switch r.Kind {
 		case topology.KindTap:
+			x.Live[name] = r.Live
 		case topology.KindSink:
 			x.Capacity[name] = sinkCapacity
 		default:
