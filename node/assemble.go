@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	var err error
 	switch {
 	case r.Tap != nil:
-		made.Tap, err = assembleTap(f, r, opt)
+		made.Tap, err = assembleTap(f, name, r, opt)
 	case r.Sink != nil:
 		made.Sink, err = assembleSink(f, name, r.Sink, opt)
 	case r.HTTP != nil:
@@ -77,7 +78,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	return made, nil
 }
 
-func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, error) {
+func assembleTap(f *spec.File, name string, r spec.Role, opt AssembleOptions) (stream.Tap, error) {
 	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Node: string(opt.Node), Shared: r.Shared, Log: opt.Log}
 	switch t := r.Tap; {
 	case t.Put:
@@ -90,6 +91,17 @@ func assembleTap(f *spec.File, r spec.Role, opt AssembleOptions) (stream.Tap, er
 		return tap.Glob(t.Glob, cfg)
 	case t.HTTP != nil:
 		return tap.HTTP(tap.HTTPListen{Listen: t.HTTP.Listen, Path: t.HTTP.Path}, cfg)
+	case t.Redis != nil:
+		return tap.Redis(tap.RedisStream{URL: string(t.Redis.URL), Stream: t.Redis.Stream, Field: t.Redis.Field}, cfg)
+	case len(t.Exec) > 0 || t.Sh != "":
+		run, err := worker.Prints(worker.Config{
+			Exec: t.Exec, Sh: t.Sh, Dir: f.Dir, OK: spec.DefaultOK(t.Exec, t.Sh),
+			Pipeline: f.Pipeline.Name, Role: name, Node: string(opt.Node), Log: opt.Log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return tap.Program(filepath.Base(append(t.Exec, "sh")[0]), run, cfg)
 	case t.Generate != nil:
 		g := tap.Generated{
 			Records: t.Generate.Records,

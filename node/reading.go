@@ -290,7 +290,11 @@ func (t *reading) read(run *sourceRun) error {
 	s.Pause(rr.paused || rr.lapsed)
 	run.source = s
 	rr.mu.Unlock()
-	return errors.Join(s.Run(run.ctx, rr.reading), cfg.Reader.Close())
+	err = errors.Join(s.Run(run.ctx, rr.reading), cfg.Reader.Close())
+	if errors.Is(err, stream.ErrReset) && t.logged {
+		return t.renew(run, err)
+	}
+	return err
 }
 
 // renew has the log say that a partition begins again, because of why.

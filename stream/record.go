@@ -65,7 +65,7 @@ type Tap interface {
 // per record, in any order.
 type Reader interface {
 	// Next returns the next record and the mark after it; both are the caller's until the next
-	// call of Next. io.EOF: finished.
+	// call of Next. io.EOF: finished; ErrReset, as of Open: what is read has begun anew.
 	Next(context.Context) (Out, Mark, error)
 	// Done says that a record, named by its mark, is acked end to end, or is a dead letter.
 	Done(Mark, error)

@@ -70,6 +70,9 @@ type Tap struct {
 	Stdin    bool      `json:",omitempty"`
 	Generate *Generate `json:",omitempty"`
 	HTTP     *HTTPTap  `json:",omitempty"`
+	Redis    *RedisTap `json:",omitempty"` // all nodes of the role see the same
+	Exec     []string  `json:",omitempty"` // a program and its arguments, as of a role
+	Sh       string    `json:",omitempty"` // the text of sh -c
 	Put      bool      `json:",omitempty"` // what `weir put` brings: no node serves the role
 }
 
@@ -77,6 +80,13 @@ type Tap struct {
 type HTTPTap struct {
 	Listen string // host:port
 	Path   string `json:",omitempty"`
+}
+
+// RedisTap is a stream whose entries are read.
+type RedisTap struct {
+	URL    URL
+	Stream string
+	Field  string `json:",omitempty"` // that is the body; "" = the only one, or all
 }
 
 // Generate says what made-up records look like.
@@ -139,6 +149,7 @@ func (f *File) Resolve() error {
 	for name, r := range f.Roles {
 		r.Nodes = max(r.Nodes, 1)
 		r.setMode()
+		r.Shared = r.Shared || r.Tap != nil && r.Tap.Redis != nil
 		if r.Tap != nil && r.Records == "" {
 			r.Records = f.records(name)
 		}

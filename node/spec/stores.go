@@ -140,10 +140,7 @@ func (d *decoder) redisStream(n ast.Node) (*RedisStream, error) {
 			return err
 		},
 		"stream": func(_, v ast.Node) (err error) {
-			s.Stream, err = d.expanded(v, "stream")
-			if err == nil && len(s.Stream) > streamBytesMax {
-				err = d.fail(v, "stream has %d bytes, it can have %d", len(s.Stream), streamBytesMax)
-			}
+			s.Stream, err = d.streamName(v)
 			return err
 		},
 		"maxlen": func(_, v ast.Node) (err error) {
@@ -155,6 +152,14 @@ func (d *decoder) redisStream(n ast.Node) (*RedisStream, error) {
 		err = d.fail(n, "redis needs url and stream, as in {url: 'redis://127.0.0.1:6379', stream: lines}")
 	}
 	return &s, err
+}
+
+func (d *decoder) streamName(n ast.Node) (string, error) {
+	s, err := d.expanded(n, "stream")
+	if err == nil && len(s) > streamBytesMax {
+		err = d.fail(n, "stream has %d bytes, it can have %d", len(s), streamBytesMax)
+	}
+	return s, err
 }
 
 // endpoint reads a URL, or a mapping with one.

@@ -28,7 +28,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 		t.Put = true
 		return &t, nil
 	}
-	kinds := []string{"file", "glob", "stdin", "generate", "http", "put"}
+	kinds := []string{"file", "glob", "stdin", "generate", "http", "redis", "exec", "sh", "put"}
 	var followAt ast.Node
 	err := d.one(n, "tap", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
@@ -51,6 +51,12 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.HTTP, err = d.httpTap(v)
 			return err
 		},
+		"redis": func(_, v ast.Node) (err error) {
+			t.Redis, err = d.redisTap(v)
+			return err
+		},
+		"exec": func(_, v ast.Node) (err error) { t.Exec, err = d.argv(v); return err },
+		"sh":   func(_, v ast.Node) (err error) { t.Sh, err = d.text(v, "sh"); return err },
 		"follow": func(at, v ast.Node) error {
 			t.Follow, followAt = true, at
 			return d.yes(v, "follow")
@@ -59,7 +65,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.Put = true
 			return d.yes(v, "put")
 		},
-	}, "directory", "dir", "redis", "program", "exec")
+	}, "directory", "dir")
 	if err == nil && t.Follow && t.File == "" {
 		err = d.fail(followAt, "tap has follow, which goes with file")
 	}
@@ -81,7 +87,9 @@ func (d *decoder) fitsTap(what string, r Role, seen map[string]ast.Node) error {
 		return d.fail(n, "%s has shared, which goes with file or glob: what else can be read on several nodes is shared anyway", what)
 	case r.Tap.Follow && r.Records == "block":
 		return d.fail(seen["records"], "%s has records: block, and a tap that follows cuts lines: a block would wait for more of them", what)
-	case seen["takeover"] != nil && !r.Shared:
+	case seen["records"] != nil && (r.Tap.HTTP != nil || r.Tap.Redis != nil || r.Tap.Put):
+		return d.fail(seen["records"], "%s has records, which goes with taps of text: each request or entry is a record", what)
+	case seen["takeover"] != nil && !r.Shared && r.Tap.Redis == nil:
 		return d.fail(seen["takeover"], "%s has takeover, which goes with shared: true: what only one node can read waits for that node", what)
 	}
 	return nil
@@ -89,6 +97,19 @@ func (d *decoder) fitsTap(what string, r Role, seen map[string]ast.Node) error {
 
 // sharable reports whether the nodes of a role may see the same of it.
 func (t *Tap) sharable() bool { return t.File != "" || len(t.Glob) > 0 }
+
+func (d *decoder) redisTap(n ast.Node) (*RedisTap, error) {
+	var r RedisTap
+	err := d.mapping(n, "redis", keys{
+		"url":    func(_, v ast.Node) (err error) { r.URL, err = d.url(v, "redis", "rediss"); return err },
+		"stream": func(_, v ast.Node) (err error) { r.Stream, err = d.streamName(v); return err },
+		"field":  func(_, v ast.Node) (err error) { r.Field, err = d.text(v, "field"); return err },
+	})
+	if err == nil && (r.URL == "" || r.Stream == "") {
+		err = d.fail(n, "redis needs url and stream, as in {url: 'redis://127.0.0.1:6379', stream: lines}")
+	}
+	return &r, err
+}
 
 // httpTap reads an address, or a mapping.
 func (d *decoder) httpTap(n ast.Node) (*HTTPTap, error) {
