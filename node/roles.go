@@ -158,7 +158,7 @@ func (rr *roleRun) begin() error {
 	}
 	fresh, err := rr.fresh(s.Path())
 	if err == nil {
-		err = s.Begin(rr.ctx, fresh)
+		err = rr.sink.Insist(rr.ctx, func() error { return s.Begin(rr.ctx, fresh) })
 	}
 	if err != nil {
 		rr.failed(rr.ctx, err)

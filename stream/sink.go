@@ -79,7 +79,7 @@ func (h *SinkHandler) load(ctx context.Context, source uint64) error {
 		return nil
 	}
 	var kept []byte
-	err := h.insist(ctx, func() (err error) {
+	err := h.Insist(ctx, func() (err error) {
 		kept, err = h.cfg.Sink.Load(ctx, source)
 		return err
 	})
@@ -234,11 +234,11 @@ func (h *SinkHandler) write(ctx context.Context, rs []Record, seen Seen) error {
 	if len(rs) == 0 {
 		return nil
 	}
-	return h.insist(ctx, func() error { return h.cfg.Sink.Write(ctx, rs, seen) })
+	return h.Insist(ctx, func() error { return h.cfg.Sink.Write(ctx, rs, seen) })
 }
 
-// insist calls do as long as it asks for another attempt.
-func (h *SinkHandler) insist(ctx context.Context, do func() error) error {
+// Insist calls do until its error is no Retry, or ctx is done. The stats say why it waits.
+func (h *SinkHandler) Insist(ctx context.Context, do func() error) error {
 	for pause, tries := sinkRetryMin, 0; ; pause, tries = min(2*pause, sinkRetryMax), tries+1 {
 		err := do()
 		after, ok := RetryAfter(err)

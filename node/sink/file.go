@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -21,14 +22,17 @@ type FileConfig struct {
 	Append bool         // a fresh run writes behind what is there, as `>>` does
 	Disk   Disk         // nil = the system's
 	Log    *slog.Logger // nil = discard
+
+	boot string // of the system's disk
 }
 
 // OpenFile opens the file at cfg.Path, or makes it, and locks it until Close: a second OpenFile, on
 // this machine, is refused. What the file holds stays until a run begins (see Begin), and with
 // Append it stays then too. A name that ends in .gz or .zst has its text packed.
 //
-// A Write that returned nil survives a power cut. One that failed is taken back; it may be tried
-// again.
+// A Write that returned nil survives a power cut, with what was seen: that is kept in a hidden file
+// beside, .NAME.seen. One that failed is taken back; where there is no room it is a stream.Retry, else
+// a *stream.ConfigError, since no disk gets better by being tried again.
 //
 // A path that is no regular file (a pipe, a terminal, /dev/null) is written to as Writer does:
 // nothing of it is emptied, locked, packed or made durable, and it has no Begin. Opening a named
@@ -38,7 +42,7 @@ func OpenFile(cfg FileConfig) (stream.Sink, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Disk == nil {
-		cfg.Disk = systemDisk{}
+		cfg.Disk, cfg.boot = systemDisk{}, bootOf()
 		if info, err := os.Stat(cfg.Path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
 			f, err := os.OpenFile(cfg.Path, os.O_WRONLY|syscall.O_NOCTTY, 0)
 			if err != nil {
@@ -47,7 +51,7 @@ func OpenFile(cfg FileConfig) (stream.Sink, error) {
 			return &writer{w: f, name: cfg.Path, closer: f}, nil
 		}
 	}
-	s := &file{cfg: cfg, packing: packingOf(cfg.Path)}
+	s := &file{cfg: cfg, packing: packingOf(cfg.Path), journal: journalOf(cfg.Disk, cfg.Path)}
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -77,12 +81,13 @@ func (e *DiskError) ExitCode() int { return 74 }
 
 // file is the sink of a regular file.
 type file struct {
-	unseen
 	cfg     FileConfig
 	packing *packing // nil: text as it is
+	journal *journal
 
 	f      File  // locked; nil when closed
 	begun  bool  // size is known
+	broken error // a Write could not be taken back
 	size   int64 // bytes, all durable
 	buf    []byte
 	packed []byte
@@ -106,10 +111,10 @@ func (s *file) open() error {
 func (s *file) Path() string { return s.cfg.Path }
 
 // Begin readies the file for a run of its pipeline: a fresh one replaces what is there, as `>`
-// does; one that goes on, after a restart of its node, writes behind it. A last line, or part of a
-// packed file, that is not all there is cut off then: its Write was not acked and comes again.
-// Begin opens the file again where it was closed, or is no more the one of that name. Write does as
-// Begin of a fresh run where nobody called it.
+// does; one that goes on, after a restart of its node, writes behind what was acked, and knows what
+// that was. What a Write left that was not acked is cut off: it comes again. Begin opens the file
+// again where it was closed, or is no more the one of that name. Write does as Begin of a fresh run
+// where nobody called it.
 func (s *file) Begin(ctx context.Context, fresh bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -125,54 +130,80 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 		}
 	}
 	var size int64
-	if s.cfg.Append || !fresh {
-		var err error
-		if size, err = s.end(ctx, fresh); err != nil {
-			return err
-		}
-	}
-	err := s.f.Truncate(size)
-	if err == nil {
-		err = s.cfg.Disk.SyncDir(filepath.Dir(s.cfg.Path))
-	}
-	if err == nil && s.packing != nil && size == 0 { // no bytes at all would not be a packed file
-		s.packed = s.packing.pack(s.packed[:0], nil)
-		var n int
-		n, err = s.f.WriteAt(s.packed, 0)
-		size = int64(n)
+	var err error
+	switch {
+	case !fresh:
+		size, err = s.resume(ctx)
+	case s.cfg.Append:
+		size, err = s.end(ctx, true)
 	}
 	if err != nil {
-		return newDiskError(s.cfg.Path, err)
+		return s.failed(err)
 	}
-	s.size, s.begun = size, true
+	if fresh {
+		s.journal.live = nil
+	}
+	if s.size, err = s.ready(size); err != nil {
+		return s.failed(err)
+	}
+	s.begun, s.broken = true, nil
 	return nil
 }
 
-// end is where a run goes on to write.
-func (s *file) end(ctx context.Context, fresh bool) (int64, error) {
+// ready makes the first size bytes of the file all of it, and durable, with a journal that says so.
+// It returns how many they are then: no bytes at all would not be a packed file.
+func (s *file) ready(size int64) (int64, error) {
+	if err := s.f.Truncate(size); err != nil {
+		return 0, err
+	}
+	if s.packing != nil && size == 0 {
+		s.packed = s.packing.pack(s.packed[:0], nil)
+		if _, err := s.f.WriteAt(s.packed, 0); err != nil {
+			return 0, err
+		}
+		size = int64(len(s.packed))
+	}
+	if err := s.f.Sync(); err != nil {
+		return 0, err
+	}
+	if err := s.cfg.Disk.SyncDir(filepath.Dir(s.cfg.Path)); err != nil {
+		return 0, err
+	}
+	return size, s.journal.rewrite(s.cfg.boot, size)
+}
+
+// end is where the text of others ends, with an end of their last line.
+func (s *file) end(ctx context.Context, theirs bool) (int64, error) {
 	length, err := s.f.Size()
 	if err != nil {
-		return 0, newDiskError(s.cfg.Path, err)
+		return 0, err
 	}
 	if s.packing != nil {
 		size, err := s.packing.whole(ctx, s.f, length)
 		if damaged, ok := errors.AsType[*DamagedError](err); ok {
 			damaged.Path = s.cfg.Path
-			return 0, damaged
 		}
 		return size, err
 	}
 	size, err := wholeLines(s.f, length)
-	if err == nil && fresh && length > size {
-		// The last line is of another program, which wrote no end.
+	if err == nil && theirs && length > size {
 		_, err = s.f.WriteAt([]byte{'\n'}, length)
-		err = errors.Join(err, s.f.Sync()) // a run that goes on after a power cut would take it for its own
 		size = length + 1
 	}
-	if err != nil {
-		return 0, newDiskError(s.cfg.Path, err)
+	return size, err
+}
+
+// failed is the error of an operation on the file or its journal.
+func (s *file) failed(err error) error {
+	if _, ok := errors.AsType[*DamagedError](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
-	return size, nil
+	disk := newDiskError(s.cfg.Path, err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return stream.Retry(0, disk)
+	}
+	disk.Err = &stream.ConfigError{Err: disk.Err} // inside: the exit code stays the disk's
+	return disk
 }
 
 // wholeLines is how many of the length bytes of f are lines with their ends.
@@ -196,8 +227,23 @@ func wholeLines(f io.ReaderAt, length int64) (int64, error) {
 // that was cut short has seldom more without one.
 const tailBytes = 64 << 10
 
-// Write writes the records behind what is durable and waits for the disk.
-func (s *file) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
+// Load returns what was seen of a source before this run went on.
+func (s *file) Load(_ context.Context, source uint64) ([]byte, error) {
+	if !s.begun {
+		return nil, nil
+	}
+	seen, err := s.journal.seen(source)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	return seen, nil
+}
+
+// Write writes the records behind what is durable, and what was seen, and waits for the disk.
+func (s *file) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) error {
+	if s.broken != nil {
+		return s.broken
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -206,33 +252,69 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) err
 			return err
 		}
 	}
-	end := s.size
-	var err error
-	s.buf, err = gather(s.buf, rs, func(p []byte) error {
-		if s.packing != nil {
-			s.packed = s.packing.pack(s.packed[:0], p)
-			p = s.packed
+	p := s.text(rs)
+	e := entry{
+		kind: entryPart, end: s.size + int64(len(p)), bytes: int64(len(p)), sum: crc32.Checksum(p, castagnoli()),
+		source: seen.Source, body: seen.Bytes,
+	}
+	if seen.Whole {
+		e.kind = entryWhole
+	}
+	if err := s.write(p, &e); err != nil {
+		// None of it is acked, so none of it may stay if nothing follows; what was seen of it least.
+		if undo := errors.Join(s.f.Truncate(s.size), s.journal.drop()); undo != nil {
+			s.broken = s.failed(fmt.Errorf("%v; what was written of it stays: %w", err, undo))
+			return s.broken
 		}
-		n, err := s.f.WriteAt(p, end)
-		end += int64(n)
-		return err
-	})
-	if cap(s.packed) > bufferKeepMax {
-		s.packed = nil
+		return s.failed(err)
 	}
-	if err == nil {
-		err = s.f.Sync()
+	s.size = e.end
+	s.journal.keep(&e)
+	if s.journal.large() {
+		s.rewrite()
 	}
-	if err != nil {
-		// None of it is acked, so none of it may stay if nothing follows.
-		disk := newDiskError(s.cfg.Path, err)
-		if undo := s.f.Truncate(s.size); undo != nil {
-			disk.Err = fmt.Errorf("%w; what was written of it stays: %w", disk.Err, undo)
-		}
-		return disk
-	}
-	s.size = end
 	return nil
+}
+
+// rewrite makes the journal smaller. Where there is no room for another it grows on.
+func (s *file) rewrite() {
+	err := s.journal.rewrite(s.cfg.boot, s.size)
+	if err == nil {
+		return
+	}
+	s.cfg.Log.Warn("what the sink has seen grows", "file", s.cfg.Path, "err", err)
+	if _, ok := stream.RetryAfter(s.failed(err)); !ok {
+		s.broken = s.failed(err)
+	}
+}
+
+// write writes an entry, then what it is about, and makes both durable.
+func (s *file) write(p []byte, e *entry) error {
+	if err := s.journal.put(e); err != nil {
+		return err
+	}
+	if _, err := s.f.WriteAt(p, s.size); err != nil {
+		return err
+	}
+	synced := make(chan error, 1)
+	go func() { synced <- s.journal.f.Sync() }() // waited for below: at once they cost one
+	return errors.Join(s.f.Sync(), <-synced)
+}
+
+// text is the records as the file has them.
+func (s *file) text(rs []stream.Record) []byte {
+	if cap(s.buf)+cap(s.packed) > bufferKeepMax {
+		s.buf, s.packed = nil, nil
+	}
+	s.buf = s.buf[:0]
+	for i := range rs {
+		s.buf = append(append(s.buf, rs[i].Body...), '\n')
+	}
+	if s.packing == nil {
+		return s.buf
+	}
+	s.packed = s.packing.pack(s.packed[:0], s.buf)
+	return s.packed
 }
 
 // Close releases the file. All of it is on the disk already.
@@ -242,7 +324,7 @@ func (s *file) Close() error {
 	if f == nil {
 		return nil
 	}
-	if err := f.Close(); err != nil {
+	if err := errors.Join(s.journal.close(), f.Close()); err != nil {
 		return fmt.Errorf("close the output: %w", err)
 	}
 	return nil

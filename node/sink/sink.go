@@ -5,10 +5,12 @@
 //
 // A file named .gz or .zst is packed, each part by itself.
 //
-// No sink here removes duplicates yet: Load answers nil, and what Write is given as seen is not
-// kept, so a record that comes twice is written twice.
+// A file keeps what it has seen in a second one beside it (journal.go), both durable before a Write
+// returns; so a record that comes twice is there once, also after a kill -9 or a power cut between.
+// A pipe, a terminal or standard output keeps nothing: what was written before the process started
+// is written again where it comes again.
 //
-// The package never retries and owns no goroutine.
+// The package never retries, and starts a goroutine only for a Write, which waits for it.
 package sink
 
 import (
