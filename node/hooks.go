@@ -36,7 +36,7 @@ type StateSeen struct {
 const (
 	BugDeaf       stream.Bug = "heartbeat that never fires"
 	BugTwoLeaders stream.Bug = "two leaders"
-	BugEpochGen   stream.Bug = "epoch for generation" // a source's numbering is named by the version of its graph
+	BugEpochGen   stream.Bug = "epoch for generation" // a source's numbering is named by its graph's version
 )
 
 func (h *Hooks) state(s *consensus.State) {
@@ -100,10 +100,10 @@ func (h *Hooks) ofMux() func(branch string) {
 	return h.Reached
 }
 
-// generation names one life of a source's numbering, which begins at s.
-func (n *Node) generation(s *consensus.State) uint64 {
-	if h := n.cfg.Hooks; h != nil && h.Bug == BugEpochGen && len(s.Pipelines) > 0 {
-		return s.Pipelines[0].Version
+// generation names one life of a source's numbering.
+func (n *Node) generation(p consensus.Pipeline) uint64 {
+	if h := n.cfg.Hooks; h != nil && h.Bug == BugEpochGen {
+		return p.Version
 	}
 	return newGeneration()
 }

@@ -187,7 +187,7 @@ func (t *reading) follow(ctx context.Context) {
 	var want []consensus.Claim
 	rr.mu.Lock()
 	for _, part := range rr.partitions {
-		c, known := t.claim(s, p, part)
+		c, known := t.claim(p, part)
 		ours := known && c.Holder == rr.n.self.ID && c.Boot == rr.n.self.Boot
 		switch run := part.run; {
 		case run != nil:
@@ -229,11 +229,11 @@ func (t *reading) follow(ctx context.Context) {
 }
 
 // claim is the claim on a partition, or what one would be.
-func (t *reading) claim(s *consensus.State, p consensus.Pipeline, part *partition) (c consensus.Claim, known bool) {
+func (t *reading) claim(p consensus.Pipeline, part *partition) (c consensus.Claim, known bool) {
 	if c, known = p.Claim(t.rr.key.role, part.name); known {
 		return c, true
 	}
-	return consensus.Claim{Role: t.rr.key.role, Partition: part.name, Shared: t.shared, Gen: t.rr.n.generation(s)}, false
+	return consensus.Claim{Role: t.rr.key.role, Partition: part.name, Shared: t.shared, Gen: t.rr.n.generation(p)}, false
 }
 
 // lapsed reports whether what is shared may be another's by now, for all that this node knows.
@@ -276,8 +276,13 @@ func (t *reading) read(run *sourceRun) error {
 	}
 	var err error
 	cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, cfg.Position)
-	if errors.Is(err, stream.ErrReset) && cfg.Next > 0 {
-		return t.renew(run, err)
+	if errors.Is(err, stream.ErrReset) && cfg.Position != nil {
+		p, _ := rr.n.consensus.State().Pipeline(rr.key.pipeline)
+		if gen := rr.n.generation(p); gen != c.Gen {
+			return t.renew(run, gen, err)
+		}
+		cfg.Next, cfg.Position = 0, nil // a planted bug
+		cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, nil)
 	}
 	if err != nil {
 		return err
@@ -298,11 +303,10 @@ func (t *reading) read(run *sourceRun) error {
 }
 
 // renew has the log say that a partition begins again, because of why.
-func (t *reading) renew(run *sourceRun, why error) error {
+func (t *reading) renew(run *sourceRun, gen uint64, why error) error {
 	rr, c := t.rr, run.claim
 	rr.n.log.Warn("a partition is read from its start, as a new generation: what is in it is not what was read before",
 		"role", rr.key.role, "partition", run.part.name, "read", c.Next, "err", why)
-	gen := rr.n.generation(rr.n.consensus.State())
 	err := rr.n.insist(run.ctx, consensus.Reset(rr.key.pipeline, c, gen), func(s *consensus.State) bool {
 		p, _ := s.Pipeline(rr.key.pipeline)
 		now, _ := p.Claim(c.Role, c.Partition)

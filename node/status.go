@@ -289,16 +289,16 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 		Name: p.Name, Version: p.Version, Graph: p.Graph.String(), Roles: p.Graph.Roles(), State: "running", Paused: paused(p), Ending: ending(p),
 		Taps: partitions(p, all),
 	}
-	taps, done := 0, 0
+	taps, undone := make(map[string]bool), slices.ContainsFunc(out.Taps, func(t api.Tap) bool { return !t.Done })
 	waits := stranded(s, p)
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, r := range all[id].Roles {
 			switch role, known := p.Role(r.Role); {
 			case r.Pipeline != p.Name, !known:
 			case r.Tap:
-				taps++
-				if r.Done {
-					done++
+				taps[r.Role] = true
+				if _, there := s.Node(id); there && !r.Done { // it may know of more; of one that is gone, its partitions say all
+					undone = true
 				}
 				out.RecordsIn += r.Records
 				out.LinesIn += r.Lines
@@ -316,7 +316,7 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 	switch lacking, idle := unserved(s, p.Pipeline), idlers(p, all); {
 	case p.Failed != nil:
 		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
-	case taps > 0 && taps == done && taps >= tapRoles(p.Pipeline) && !slices.ContainsFunc(out.Taps, func(t api.Tap) bool { return !t.Done }):
+	case len(taps) > 0 && len(taps) == tapRoles(p.Pipeline) && !undone:
 		out.State = "finished"
 	case len(out.Paused) > 0:
 		out.State = "paused"

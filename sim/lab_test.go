@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,8 @@ type lab struct {
 	carrier sync.WaitGroup
 	cancel  context.CancelFunc // of the network
 	nodes   map[string]*labNode
+	disks   string     // where nodes have data dirs; "" = they have none
+	bug     stream.Bug // "" = none
 }
 
 type labNode struct {
@@ -90,6 +93,11 @@ func (l *lab) start(id string, roles ...node.Role) *labNode {
 	if os.Getenv("WEIR_TEST_LOG") != "" {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
+	if l.disks != "" {
+		cfg.DataDir = filepath.Join(l.disks, id)
+		cfg.Hooks = NewHistory().hooks(cfg.ID, l.bug)
+		cfg.Hooks.Letter = func(stream.Letter) {}
+	}
 	var err error
 	if n.Node, err = node.New(cfg); err != nil {
 		l.t.Fatal(err)
@@ -102,10 +110,20 @@ func (l *lab) start(id string, roles ...node.Role) *labNode {
 	return n
 }
 
-// kill ends a node without a word to anyone.
+// shared makes the pipeline's tap one that all its nodes see; takeover as topology.Role has it.
+func (l *lab) shared(takeover time.Duration) {
+	for i := range l.first.Roles {
+		if r := &l.first.Roles[i]; r.Kind == topology.KindTap {
+			r.Shared, r.Takeover = true, takeover
+		}
+	}
+}
+
+// kill ends a node without a word to anyone, and waits until its disk is free.
 func (l *lab) kill(id string) {
 	l.nodes[id].port.crash()
 	l.nodes[id].stop(node.ErrKilled)
+	<-l.nodes[id].done
 	delete(l.nodes, id)
 }
 
