@@ -277,8 +277,7 @@ func (t *reading) read(run *sourceRun) error {
 	var err error
 	cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, cfg.Position)
 	if errors.Is(err, stream.ErrReset) && cfg.Position != nil {
-		p, _ := rr.n.consensus.State().Pipeline(rr.key.pipeline)
-		if gen := rr.n.generation(p); gen != c.Gen {
+		if gen := t.generation(); gen != c.Gen {
 			return t.renew(run, gen, err)
 		}
 		cfg.Next, cfg.Position = 0, nil // a planted bug
@@ -297,9 +296,15 @@ func (t *reading) read(run *sourceRun) error {
 	rr.mu.Unlock()
 	err = errors.Join(s.Run(run.ctx, rr.reading), cfg.Reader.Close())
 	if errors.Is(err, stream.ErrReset) && t.logged {
-		return t.renew(run, err)
+		return t.renew(run, t.generation(), err)
 	}
 	return err
+}
+
+// generation names another life of a partition's numbering.
+func (t *reading) generation() uint64 {
+	p, _ := t.rr.n.consensus.State().Pipeline(t.rr.key.pipeline)
+	return t.rr.n.generation(p)
 }
 
 // renew has the log say that a partition begins again, because of why.
@@ -310,7 +315,7 @@ func (t *reading) renew(run *sourceRun, gen uint64, why error) error {
 	err := rr.n.insist(run.ctx, consensus.Reset(rr.key.pipeline, c, gen), func(s *consensus.State) bool {
 		p, _ := s.Pipeline(rr.key.pipeline)
 		now, _ := p.Claim(c.Role, c.Partition)
-		return now.Number != c.Number || now.Gen != c.Gen
+		return now.Number != c.Number || now.Gen == gen
 	})
 	if err == nil {
 		err = errRenewed
