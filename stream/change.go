@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"weir/stream/wire"
 	"weir/topology"
 )
 
@@ -21,15 +20,15 @@ func (o *Outlet) Revise(edges []topology.Edge, send topology.Send) {
 	for _, e := range o.edges {
 		e.closed = true
 	}
-	marks := make(map[uint64]wire.Mark)
+	ms := make(marks)
 	if len(o.edges) > 0 {
-		marks = o.edges[0].marks // the same for all
+		ms = o.edges[0].marks // the same for all
 	}
 	var ports []string
 	for _, edge := range edges {
 		e := o.find(edge)
 		if e == nil {
-			e = &outEdge{edge: edge, marks: maps.Clone(marks)}
+			e = &outEdge{edge: edge, marks: maps.Clone(ms)}
 			o.edges = append(o.edges, e)
 		}
 		e.closed = false

@@ -29,8 +29,6 @@ const (
 	// patience is how long records may wait while another handling goroutine could take them:
 	// long for a handler of microseconds, short for a person.
 	patience = time.Millisecond
-	// sourcesMax bounds the sources whose marks are remembered.
-	sourcesMax = 4096
 )
 
 // InletConfig says who handles a role's records. Handler and Budget are needed.
@@ -87,9 +85,9 @@ type Inlet struct {
 	overseen bool // Run looks at the queue by itself
 	paused   bool // nothing is taken
 	closed   bool
-	service  time.Duration        // smoothed time of a handler per record
-	last     time.Duration        // of the last batch
-	marks    map[uint64]wire.Mark // the newest of each source
+	service  time.Duration // smoothed time of a handler per record
+	last     time.Duration // of the last batch
+	marks    marks
 	group    sync.WaitGroup
 }
 
@@ -115,7 +113,7 @@ func NewInlet(cfg InletConfig) *Inlet {
 		links:   make(map[linkKey]*Receiver),
 		fences:  make(fences),
 		claims:  make(map[uint64]uint64),
-		marks:   make(map[uint64]wire.Mark),
+		marks:   make(marks),
 		credit:  newCredit(cfg.Capacity),
 		letters: make(chan struct{}, lettersMax),
 	}
@@ -426,26 +424,6 @@ func (in *Inlet) enqueue(bl *block) bool {
 		in.more.Signal()
 	}
 	return true
-}
-
-// mark notes a low-water mark and passes it on when it is new.
-func (in *Inlet) mark(m wire.Mark) {
-	in.mu.Lock()
-	old, ok := in.marks[m.Source]
-	fresh := !ok && len(in.marks) < sourcesMax || ok && (old.Gen != m.Gen || old.Next < m.Next)
-	if fresh {
-		in.marks[m.Source] = m
-	}
-	in.mu.Unlock()
-	if !fresh {
-		return
-	}
-	if in.cfg.OnMark != nil {
-		in.cfg.OnMark(m)
-	}
-	if in.cfg.Outlet != nil {
-		in.cfg.Outlet.Mark(m)
-	}
 }
 
 // Fed reports whether a node other than self has a link to the role. The links of one that is

@@ -48,6 +48,7 @@ type Outlet struct {
 	pinned  int64           // bytes, by all senders and orphans
 	timer   *time.Timer     // for records that are to be tried later; nil: none yet
 	rings   time.Time       // when it does; zero: not set
+	known   marks           // what receivers knew of sources
 	failed  bool            // the run must stop: what was nacked stays here
 }
 
@@ -62,7 +63,7 @@ type outEdge struct {
 	retries []orphan // likewise, not before they are due
 	lane    lane
 	backoff backoff
-	marks   map[uint64]wire.Mark // the newest of each source
+	marks   marks
 
 	records, deliveries, redelivered uint64
 	firstRedelivered                 time.Time // when the first redelivered record was acked
@@ -78,7 +79,7 @@ func NewOutlet(cfg OutletConfig) *Outlet {
 	if cfg.Share == 0 {
 		cfg.Share = cfg.Budget.max
 	}
-	o := &Outlet{cfg: cfg, path: rolePath(cfg.Pipeline, cfg.Role)}
+	o := &Outlet{cfg: cfg, known: make(marks), path: rolePath(cfg.Pipeline, cfg.Role)}
 	o.Revise(cfg.Edges, cfg.Send)
 	return o
 }
@@ -326,21 +327,6 @@ func (o *Outlet) fits(s *Sender, size int64) bool {
 // room reports whether the outlet may pin size bytes more.
 func (o *Outlet) room(size int64) bool {
 	return o.pinned+size <= o.cfg.Share && o.cfg.Budget.held.Load()+size <= o.cfg.Budget.max
-}
-
-// Mark passes a low-water mark on; each link gets the newest of each source.
-func (o *Outlet) Mark(m wire.Mark) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, e := range o.edges {
-		if old, ok := e.marks[m.Source]; ok && old.Gen == m.Gen && old.Next >= m.Next {
-			continue
-		}
-		e.marks[m.Source] = m
-		for _, s := range e.senders {
-			s.mark(m.Source)
-		}
-	}
 }
 
 // Writable reports whether each edge could take a small record now.

@@ -180,6 +180,7 @@ func (o *Outlet) greet(conn net.Conn, r *bufio.Reader, h Hello) (ok wire.HelloOK
 		if err != nil || ok.Version != wire.Version || ok.Limit > creditAheadMax {
 			return ok, fmt.Errorf("hello-ok of version %d, limit %d: %w", ok.Version, ok.Limit, errors.Join(wire.ErrBad, err))
 		}
+		o.learn(ok.Marks)
 		return ok, conn.SetDeadline(time.Time{})
 	case wire.TypeHelloErr:
 		refusal, err := wire.ParseHelloErr(body)
@@ -281,7 +282,9 @@ func (s *Sender) next(frames []byte) (*chunk, []byte) {
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
 	for _, source := range s.marks {
-		frames = s.e.marks[source].Append(frames)
+		if m, ok := s.e.marks[source]; ok {
+			frames = m.Append(frames)
+		}
 	}
 	s.marks = s.marks[:0]
 	c := s.pending

@@ -58,6 +58,7 @@ const (
 	nameBytesMax   = 256
 	reasonBytesMax = 8 << 10
 	positionMax    = 4 << 10
+	markBytesMax   = 2*8 + 3*binary.MaxVarintLen64 + positionMax
 	rangesMax      = 4096
 )
 
@@ -142,6 +143,7 @@ type HelloOK struct {
 	Version  uint64
 	Limit    uint64 // credit: records with a link seq below it may be sent
 	Capacity uint64 // the most records that its handlers have at once
+	Marks    []Mark // that it has; as many as fit
 }
 
 // Append appends the frame.
@@ -150,14 +152,26 @@ func (h HelloOK) Append(b []byte) []byte {
 		for _, n := range []uint64{h.Version, h.Limit, h.Capacity} {
 			b = binary.AppendUvarint(b, n)
 		}
-		return b
+		var marks []byte
+		fit := uint64(0)
+		for _, m := range h.Marks {
+			if len(marks)+2*markBytesMax > ControlBytesMax { // one for what comes before them
+				break
+			}
+			marks = m.append(marks)
+			fit++
+		}
+		return append(binary.AppendUvarint(b, fit), marks...)
 	})
 }
 
-// ParseHelloOK reads the body of a HELLO-OK.
+// ParseHelloOK reads the body of a HELLO-OK; the marks' positions are parts of it.
 func ParseHelloOK(body []byte) (HelloOK, error) {
 	d := decoder{b: body}
 	h := HelloOK{Version: d.uvarint(), Limit: d.uvarint(), Capacity: d.uvarint()}
+	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
+		h.Marks = append(h.Marks, d.mark())
+	}
 	return h, d.end()
 }
 
@@ -205,20 +219,26 @@ type Mark struct {
 
 // Append appends the frame.
 func (m Mark) Append(b []byte) []byte {
-	return frame(b, TypeMark, func(b []byte) []byte {
-		b = binary.BigEndian.AppendUint64(b, m.Source)
-		b = binary.BigEndian.AppendUint64(b, m.Gen)
-		b = binary.AppendUvarint(b, m.Claim)
-		b = binary.AppendUvarint(b, m.Next)
-		return appendBytes(b, m.Position)
-	})
+	return frame(b, TypeMark, m.append)
+}
+
+func (m Mark) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, m.Source)
+	b = binary.BigEndian.AppendUint64(b, m.Gen)
+	b = binary.AppendUvarint(b, m.Claim)
+	b = binary.AppendUvarint(b, m.Next)
+	return appendBytes(b, m.Position)
 }
 
 // ParseMark reads the body of a MARK; Position is a part of it.
 func ParseMark(body []byte) (Mark, error) {
 	d := decoder{b: body}
-	m := Mark{Source: d.uint64(), Gen: d.uint64(), Claim: d.uvarint(), Next: d.uvarint(), Position: d.bytes(positionMax)}
+	m := d.mark()
 	return m, d.end()
+}
+
+func (d *decoder) mark() Mark {
+	return Mark{Source: d.uint64(), Gen: d.uint64(), Claim: d.uvarint(), Next: d.uvarint(), Position: d.bytes(positionMax)}
 }
 
 // Nack gives one record back.

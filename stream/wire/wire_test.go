@@ -69,7 +69,7 @@ func TestBatchRoundTrip(t *testing.T) {
 
 func TestControlRoundTrip(t *testing.T) {
 	hello := Hello{1, 3, "p", "a", "err", "b", 2, 9, 17, 1 << 20}
-	ok := HelloOK{1, 100, 50}
+	ok := HelloOK{1, 100, 50, []Mark{{1, 2, 3, 4, []byte("pos")}, {5, 6, 7, 8, []byte("x")}}}
 	refuse := HelloErr{CodeStale, "behind"}
 	mark := Mark{1, 2, 3, 4, []byte("pos")}
 	nack := Nack{5, CodeStop, 78, 1500, "no such program"}
@@ -99,6 +99,21 @@ func TestControlRoundTrip(t *testing.T) {
 	check("mark", mark.Append(nil), func(b []byte) (any, error) { return ParseMark(b) }, mark)
 	check("nack", nack.Append(nil), func(b []byte) (any, error) { return ParseNack(b) }, nack)
 	check("ack", ack.Append(nil), func(b []byte) (any, error) { var a Ack; err := a.Parse(b); return a, err }, ack)
+}
+
+// What does not fit a HELLO-OK is left out.
+func TestHelloOKFits(t *testing.T) {
+	h := HelloOK{Version: 1}
+	for i := range uint64(100) {
+		h.Marks = append(h.Marks, Mark{Source: i, Position: make([]byte, positionMax)})
+	}
+	frame := h.Append(nil)
+	if _, _, err := Header(frame, 0); err != nil {
+		t.Error(err)
+	}
+	if got, err := ParseHelloOK(frame[HeaderBytes:]); err != nil || len(got.Marks) < 10 || got.Marks[9].Source != 9 {
+		t.Errorf("%d marks, %v", len(got.Marks), err)
+	}
 }
 
 // A stranger's lengths never make us allocate.
