@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/stream"
@@ -25,6 +26,8 @@ type child struct {
 	room  chan struct{} // length 1, a flag: something was answered
 	ended chan struct{} // closed when the dialect's read returns
 	next  *job          // of write, then run's caller's: taken, and nothing of it written
+
+	hears atomic.Bool // said is not empty
 
 	mu       sync.Mutex
 	stdin    io.Writer // nil until the process has started
@@ -145,11 +148,18 @@ func (c *child) hear(line []byte) {
 	defer c.mu.Unlock()
 	if len(c.sent) > 0 {
 		c.said.add(line)
+		c.hears.Store(true)
 	}
 }
 
-// heard is what was kept, as the oldest record is answered; under mu.
+// heard is what was kept, as the oldest record is answered.
 func (c *child) heard() errLines {
+	if !c.hears.Load() {
+		return errLines{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hears.Store(false)
 	said := c.said
 	c.said = errLines{}
 	return said
@@ -218,8 +228,11 @@ func (c *child) verdict(ctx, life context.Context, ps *os.ProcessState) error {
 
 // abandon nacks what was not answered.
 func (c *child) abandon(err error) {
-	for _, j := range c.sent {
+	c.mu.Lock()
+	left := c.sent
+	c.sent = nil
+	c.mu.Unlock()
+	for _, j := range left {
 		j.nack(err)
 	}
-	c.sent = nil
 }

@@ -167,14 +167,14 @@ func (d *frameChild) take(ctx context.Context, a *answer) error {
 		return fmt.Errorf("no record with id %d waits for an answer", a.ID)
 	}
 	j := d.sent[i]
+	d.emitting = true
+	d.mu.Unlock()
+	d.s.proven.Store(true)
 	ends := a.Done || a.Error != nil
 	var said errLines
 	if ends && i == 0 {
 		said = d.heard()
 	}
-	d.emitting = true
-	d.mu.Unlock()
-	d.s.proven.Store(true)
 
 	err := d.emit(ctx, &j, a)
 	switch {

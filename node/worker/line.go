@@ -110,22 +110,28 @@ func (d *lineChild) read(ctx context.Context, r io.Reader) {
 			return
 		}
 		d.mu.Lock()
-		j := d.sent[0]
+		j := &d.sent[0]
+		batch, at, rec := j.batch, j.next, j.record()
+		more := bytes.Count(rec.Body, newline)
+		d.emitting = more == 0
 		d.mu.Unlock()
-		rec := j.record()
-		for range bytes.Count(rec.Body, newline) {
+		for range more {
 			if !d.line(br, r) {
 				return
 			}
 		}
-		said := d.emits()
-		em := j.batch.To(j.next)
-		err := em.Emit(ctx, stream.Out{Body: d.out[:len(d.out)-1], Key: rec.Key, Header: rec.Header})
-		if err == nil {
-			err = said.emit(ctx, rec, em)
+		if more > 0 {
+			d.mu.Lock()
+			d.emitting = true
+			d.mu.Unlock()
 		}
-		if err != nil {
-			j.batch.Nack(j.next, err)
+		em := batch.To(at)
+		if err := em.Emit(ctx, stream.Out{Body: d.out[:len(d.out)-1], Key: rec.Key, Header: rec.Header}); err != nil {
+			batch.Nack(at, err)
+		} else if said := d.heard(); len(said.outs) > 0 {
+			if err := said.emit(ctx, rec, em); err != nil {
+				batch.Nack(at, err)
+			}
 		}
 		d.finish()
 		if cap(d.out) > outputKeepMax {
@@ -194,21 +200,11 @@ func (d *lineChild) progress(more bool) bool {
 	return true
 }
 
-// emits notes that the oldest record is answered, and what was said of it is to be emitted too.
-func (d *lineChild) emits() errLines {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.emitting = true
-	return d.heard()
-}
-
 // finish takes the oldest record off the window.
 func (d *lineChild) finish() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.emitting = false; d.answered < d.asked {
-		d.wait(d.l.deadline) // it had no chance to answer while we did not read
-	}
+	d.emitting = false
 	if j := &d.sent[0]; j.next+1 < j.to {
 		j.next++
 	} else {

@@ -42,6 +42,9 @@ func (e *ExitError) Error() string {
 	switch {
 	case e.Code < 0:
 		how = "killed by " + unix.SignalName(e.Signal)
+		if e.Signal == syscall.SIGKILL { // not by us: then there is a better reason
+			how += ", perhaps for want of memory"
+		}
 	case e.Code == exitNotFound:
 		how += ", program not found"
 	case e.Code == exitNotExecutable:

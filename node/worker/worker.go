@@ -106,6 +106,10 @@ const exitMax = 255
 // busy program must not delay a heartbeat (DESIGN 5).
 const niceness = 5
 
+// oomScore is what is added to a program's badness where memory runs out, in thousandths of all there
+// is: a program is to die, and cost its record an attempt, not the node (FAULTS F16; proc(5)).
+const oomScore = "500"
+
 // grace is how long a program may go on after SIGTERM, and how long what it left behind may
 // hold its standard output after it exited: a shell needs milliseconds, a person waits.
 const grace = 2 * time.Second
@@ -261,6 +265,8 @@ func (p *program) start(cmd *exec.Cmd) error {
 	}
 	// By group, as the program may have forked already. A refusal leaves it at our niceness.
 	_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, niceness)
+	// Likewise: a refusal leaves the choice to the kernel.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(oomScore), 0)
 	return nil
 }
 
