@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ const showWait = time.Second
 
 // calls are what this node can be asked to do.
 func (n *Node) calls() api.Calls {
-	return api.Calls{
+	calls := api.Calls{
 		"cluster/init": api.Typed(func(ctx context.Context, _ struct{}) (api.Cluster, error) { return n.Init(ctx) }),
 		"plan":         api.Typed(n.Plan),
 		"apply":        api.Typed(n.Apply),
@@ -28,6 +29,8 @@ func (n *Node) calls() api.Calls {
 		"resume":       api.Typed(func(ctx context.Context, p api.Pause) (api.Pause, error) { return p, n.Pause(ctx, p.Name, false) }),
 		"drain":        api.Typed(n.Drain),
 	}
+	maps.Copy(calls, n.deadCalls())
+	return calls
 }
 
 // propose has the leader put a command into the log, wherever it is, and waits a moment until this

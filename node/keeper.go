@@ -265,6 +265,7 @@ func (k *keeper) stopReading() {
 	for _, rr := range k.all() {
 		rr.stopReading()
 	}
+	k.n.injections.stop()
 }
 
 // fed reports whether another node sends to this one.
@@ -278,7 +279,7 @@ func (k *keeper) fed() bool {
 func (k *keeper) drained(ctx context.Context) {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
-	for k.fed() || slices.ContainsFunc(k.all(), (*roleRun).busy) {
+	for k.fed() || k.n.injections.busy() || slices.ContainsFunc(k.all(), (*roleRun).busy) {
 		_, in := k.n.consensus.State().Node(k.n.self.ID)
 		for _, rr := range k.all() {
 			if in || rr.busy() || rr.inlet != nil && rr.inlet.Fed("") {
@@ -316,7 +317,15 @@ func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
 		_ = l.Refuse(code, err.Error()) // the peer has gone, or asks again
 		return
 	}
+	serving, done := context.WithCancel(ctx)
+	var beats sync.WaitGroup
+	if whole, _ := k.n.consensus.State().Pipeline(l.Pipeline); injects(whole.Whole(), l.From) {
+		// No layout has this link: nobody else sees that its sender is dead.
+		beats.Go(func() { k.n.beatOn(serving, p.ID) }) // ended by done
+	}
 	err = rr.inlet.Serve(ctx, l, p.ID)
+	done()
+	beats.Wait()
 	k.n.log.Debug("link ended", "peer", p.ID, "role", l.To, "err", err)
 }
 
@@ -354,20 +363,30 @@ func (k *keeper) accept(ctx context.Context, l *stream.Incoming, from topology.N
 func (k *keeper) judge(s *consensus.State, l *stream.Incoming, from topology.NodeID) error {
 	p, ok := s.Pipeline(l.Pipeline)
 	whole := p.Whole()
-	switch edge := l.Edge(); {
+	switch {
 	case !ok:
 		return fmt.Errorf("there is no pipeline %s", l.Pipeline)
 	case p.Failed != nil:
 		return fmt.Errorf("pipeline %s failed: %s", l.Pipeline, p.Failed.Reason)
-	case !slices.ContainsFunc(whole.Graph.Edges, func(e topology.Edge) bool {
-		return e.From == edge.From && e.Port == edge.Port && e.To == edge.To
-	}):
-		return fmt.Errorf("pipeline %s has no edge %v", l.Pipeline, edge)
 	}
-	for _, end := range []struct {
+	type end struct {
 		id   topology.NodeID
 		role string
-	}{{from, l.From}, {k.n.self.ID, l.To}} {
+	}
+	ends := []end{{k.n.self.ID, l.To}}
+	if edge := l.Edge(); injects(whole, l.From) {
+		if err := judgeInjected(s, whole, edge, from); err != nil {
+			return err
+		}
+	} else {
+		ends = append(ends, end{from, l.From})
+		if !slices.ContainsFunc(whole.Graph.Edges, func(e topology.Edge) bool {
+			return e.From == edge.From && e.Port == edge.Port && e.To == edge.To
+		}) {
+			return fmt.Errorf("pipeline %s has no edge %v", l.Pipeline, edge)
+		}
+	}
+	for _, end := range ends {
 		if node, ok := s.Node(end.id); !ok || !whole.ServedBy(node, end.role) {
 			return fmt.Errorf("node %s does not serve role %s of pipeline %s", end.id, end.role, l.Pipeline)
 		}

@@ -50,10 +50,13 @@ type burial struct {
 func (ls *letters) bury(ctx context.Context, l stream.Letter) error {
 	b := burial{
 		Letter: dead.Letter{
-			TimeMS: time.Now().UnixMilli(), Pipeline: l.Pipeline, Role: l.Role, Node: string(ls.n.self.ID), From: l.Record.From,
+			TimeMS: time.Now().UnixMilli(), Pipeline: l.Pipeline, Role: l.Role, Node: string(ls.n.self.ID), From: l.Record.From, Port: l.Record.Port,
 			Attempts: l.Record.Attempt, Reason: l.Reason, Stderr: l.Stderr, Record: recordName(l.Record.ID),
 		},
 		Record: dead.Content{Key: l.Record.Key, Header: l.Record.Header, Body: l.Record.Body}.Encode(),
+	}
+	if b.Letter.Port == stream.PortDead { // a part of its input, which it gave up by itself
+		b.Letter.Port = ""
 	}
 	defer ls.waiting(&l, nil)
 	pause := retryMin
@@ -61,7 +64,7 @@ func (ls *letters) bury(ctx context.Context, l stream.Letter) error {
 		id, err := ls.place(ctx, b)
 		if err == nil {
 			ls.n.cfg.Hooks.letter(l)
-			ls.n.log.Info("dead letter", "letter", id, "pipeline", l.Pipeline, "role", l.Role, "reason", l.Reason)
+			ls.n.log.Debug("dead letter", "letter", id, "pipeline", l.Pipeline, "role", l.Role, "reason", l.Reason)
 			return nil
 		}
 		if ctx.Err() != nil {

@@ -44,19 +44,18 @@ func (k *keeper) openLink(l topology.Link) bool {
 		if before != nil {
 			<-before.ended // a newer generation would reset what still drains
 		}
-		k.runLink(rr, l, lr, generation)
+		k.runLink(rr.ctx, rr.outlet, l, lr, func() uint64 { generation++; return generation })
 	})
 	return true
 }
 
-// runLink opens the link, again whenever it breaks.
-func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation uint64) {
-	ctx, n := rr.ctx, k.n
+// runLink opens the link, again whenever it breaks, each time in the next generation.
+func (k *keeper) runLink(ctx context.Context, o *stream.Outlet, l topology.Link, lr *linkRun, next func() uint64) {
+	n := k.n
 	pause := retryMin
 	for ctx.Err() == nil {
 		start := time.Now()
-		generation++
-		err := n.serveLink(ctx, rr, l, lr, generation)
+		err := n.serveLink(ctx, o, l, lr, next())
 		if errors.Is(err, stream.ErrDrained) {
 			n.cfg.Hooks.sometimes("a link is drained")
 			n.log.Debug("link drained", "link", l.Edge, "peer", l.To)
@@ -83,7 +82,7 @@ func (k *keeper) runLink(rr *roleRun, l topology.Link, lr *linkRun, generation u
 	}
 }
 
-func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *linkRun, generation uint64) error {
+func (n *Node) serveLink(ctx context.Context, o *stream.Outlet, l topology.Link, lr *linkRun, generation uint64) error {
 	s := n.consensus.State()
 	if _, ok := s.Node(l.To); !ok {
 		return errors.New("the peer is not in the roster")
@@ -104,7 +103,7 @@ func (n *Node) serveLink(ctx context.Context, rr *roleRun, l topology.Link, lr *
 		case <-ctx.Done():
 		}
 	})
-	return rr.outlet.Serve(ctx, conn, stream.Hello{Link: l, Boot: n.self.Boot, Generation: generation, Epoch: s.Epoch}, lr.drain)
+	return o.Serve(ctx, conn, stream.Hello{Link: l, Boot: n.self.Boot, Generation: generation, Epoch: s.Epoch}, lr.drain)
 }
 
 // beat exchanges heartbeats with every peer of the layout. A dead peer's connections are

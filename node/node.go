@@ -63,13 +63,14 @@ type Node struct {
 	log    *slog.Logger
 	budget *stream.Budget
 
-	mux       *mux.Mux
-	gossip    *gossip.Gossip
-	consensus *consensus.Consensus
-	keeper    *keeper
-	marks     *marks
-	reports   reports
-	letters   *letters
+	mux        *mux.Mux
+	gossip     *gossip.Gossip
+	consensus  *consensus.Consensus
+	keeper     *keeper
+	marks      *marks
+	reports    reports
+	letters    *letters
+	injections *injections
 
 	draining atomic.Bool
 	drained  chan struct{} // closed by the first call to drain: Run is to leave
@@ -215,8 +216,8 @@ func (n *Node) join() error {
 		return err
 	}
 	n.keeper = newKeeper(n)
-	n.letters = newLetters(n)
 	n.marks = newMarks(n.consensus.Propose, n.log)
+	n.letters, n.injections = newLetters(n), newInjections(n)
 	n.mux.HandlePacket(n.gossip.HandlePacket)
 	n.mux.Handle(mux.KindGossip, func(_ context.Context, _ mux.Peer, c net.Conn) { n.gossip.HandleStream(c) })
 	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))
@@ -278,7 +279,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	rooms.Go(func() error { return ended("marks", n.marks.run(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {
-		rooms.Go(func() error { return ended("api", api.Serve(work, l, n, n.calls())) })
+		rooms.Go(func() error { return ended("api", api.Serve(work, l, n, n.calls(), n.flows())) })
 	}
 	select {
 	case <-ctx.Done():

@@ -52,9 +52,13 @@ type answer struct {
 // remotes are what this node can be asked by its peers.
 func (n *Node) remotes() map[string]remote {
 	return map[string]remote{
-		"status":    n.answerStatus,
-		"drain":     n.answerDrain,
-		"dead/keep": answered(n.letters.keep),
+		"status":      n.answerStatus,
+		"drain":       n.answerDrain,
+		"dead/keep":   answered(n.letters.keep),
+		"dead/list":   answered(n.letters.list),
+		"dead/get":    answered(n.letters.get),
+		"dead/drop":   answered(n.letters.drop),
+		"dead/replay": n.letters.answerReplay,
 	}
 }
 

@@ -35,6 +35,7 @@ type report struct {
 	Draining bool              `json:"draining,omitempty"` // it will leave
 	Programs map[string]string `json:"programs,omitempty"` // what its roles run, a hash; by name as the node has it
 	Idle     map[string]string `json:"idle,omitempty"`     // why a pipeline/role that it serves does not run there
+	Dead     map[string]int    `json:"dead,omitempty"`     // dead letters that it keeps, by pipeline/role
 }
 
 type roleReport struct {
@@ -50,6 +51,7 @@ type roleReport struct {
 	Dups     uint64       `json:"dups,omitempty"`   // dropped
 	Others   uint64       `json:"others,omitempty"` // written, made otherwise than before
 	Waits    string       `json:"waits,omitempty"`  // why a sink tries again
+	Buries   string       `json:"buries,omitempty"` // why dead letters are not kept yet
 }
 
 type edgeReport struct {
@@ -61,7 +63,7 @@ type edgeReport struct {
 func (n *Node) report() report {
 	r := report{
 		ID: n.self.ID, PID: hostPID, RSS: rss(), Held: n.budget.Held(), Memory: n.budget.Max(),
-		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string), Idle: n.keeper.idles(),
+		Epoch: n.keeper.epoch.Load(), Draining: n.draining.Load(), Programs: make(map[string]string), Idle: n.keeper.idles(), Dead: n.letters.counts(),
 	}
 	for _, role := range n.cfg.Roles {
 		if role.Program != "" {
@@ -71,11 +73,12 @@ func (n *Node) report() report {
 	for _, rr := range n.keeper.all() {
 		r.Roles = append(r.Roles, rr.report())
 	}
+	r.Roles = append(r.Roles, n.injections.report()...)
 	return r
 }
 
 func (rr *roleRun) report() roleReport {
-	out := roleReport{Pipeline: rr.key.pipeline, Role: rr.key.role, Tap: rr.cfg.Tap != nil}
+	out := roleReport{Pipeline: rr.key.pipeline, Role: rr.key.role, Tap: rr.cfg.Tap != nil, Buries: rr.n.letters.waitsOf(rr.key)}
 	if rr.outlet != nil {
 		for _, st := range rr.outlet.Stats() {
 			out.Edges = append(out.Edges, newEdgeReport(rr.key.pipeline, st))
@@ -292,7 +295,15 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 	taps, undone := make(map[string]bool), slices.ContainsFunc(out.Taps, func(t api.Tap) bool { return !t.Done })
 	waits := stranded(s, p)
 	for _, id := range slices.Sorted(maps.Keys(all)) {
+		for role, n := range all[id].Dead {
+			if pipeline, name, _ := strings.Cut(role, "/"); pipeline == p.Name {
+				out.Dead = append(out.Dead, api.DeadLetters{Role: name, Letters: n})
+			}
+		}
 		for _, r := range all[id].Roles {
+			if r.Pipeline == p.Name && r.Buries != "" {
+				waits = append(waits, fmt.Sprintf("role %s on %s: %s", r.Role, id, r.Buries))
+			}
 			switch role, known := p.Role(r.Role); {
 			case r.Pipeline != p.Name, !known:
 			case r.Tap:
@@ -313,6 +324,7 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 			}
 		}
 	}
+	out.Dead = sumDead(out.Dead)
 	switch lacking, idle := unserved(s, p.Pipeline), idlers(p, all); {
 	case p.Failed != nil:
 		out.State, out.Reason, out.ExitCode = "failed", p.Failed.Reason, p.Failed.ExitCode
@@ -332,6 +344,19 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 		out.Reason = strings.Join(waits, "; ")
 	}
 	return out
+}
+
+// sumDead adds up what nodes keep of the same role, sorted.
+func sumDead(parts []api.DeadLetters) (sums []api.DeadLetters) {
+	slices.SortFunc(parts, func(a, b api.DeadLetters) int { return strings.Compare(a.Role, b.Role) })
+	for _, part := range parts {
+		if n := len(sums); n > 0 && sums[n-1].Role == part.Role {
+			sums[n-1].Letters += part.Letters
+		} else {
+			sums = append(sums, part)
+		}
+	}
+	return sums
 }
 
 // idlers lists the roles of a pipeline that nodes serve and none runs, with what each node says.
@@ -378,6 +403,9 @@ func ending(p consensus.Pipeline) (parts []string) {
 // needs where nodes name the role and have not that.
 func unserved(s *consensus.State, p topology.Pipeline) (roles []string) {
 	for _, r := range p.Roles {
+		if r.Put {
+			continue // any node is asked
+		}
 		named := slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.Serves(p.Name, r.Name) })
 		switch {
 		case slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return p.ServedBy(n, r.Name) }):

@@ -79,7 +79,7 @@ func fakeNode(args []string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 97
 		}
-		if err := api.Serve(ctx, l, &fakeStatus{cfg: cfg, id: *id}, nil); err != nil {
+		if err := api.Serve(ctx, l, &fakeStatus{cfg: cfg, id: *id}, nil, nil); err != nil {
 			return 96
 		}
 		return 0

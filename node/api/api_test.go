@@ -33,7 +33,7 @@ func serve(t *testing.T, l net.Listener, src Source) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, src, nil) }()
+	go func() { done <- Serve(ctx, l, src, nil, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -107,7 +107,7 @@ func TestAtEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, l, src, nil) }()
+	go func() { served <- Serve(ctx, l, src, nil, nil) }()
 
 	gone, leave := context.WithCancel(t.Context())
 	if _, err := AtEnd(gone, "unix:"+sock); err != nil {
@@ -265,7 +265,7 @@ func TestGetStrangers(t *testing.T) {
 		}
 	}))
 	defer flood.Close()
-	if _, err := Get(t.Context(), flood.URL); err == nil || !strings.Contains(err.Error(), "longer than 16 MiB") {
+	if _, err := Get(t.Context(), flood.URL); err == nil || !strings.Contains(err.Error(), "longer than 86 MiB") {
 		t.Errorf("Get: %v", err)
 	}
 }

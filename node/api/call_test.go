@@ -29,7 +29,7 @@ func serveCalls(t *testing.T, l net.Listener) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, source{}, echoCalls) }()
+	go func() { done <- Serve(ctx, l, source{}, echoCalls, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -11,12 +11,14 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"weir/topology"
 )
 
 const (
-	// answerBytesMax is the most an answer may hold, in bytes: a status of 500 nodes with 10 000
-	// edges, at some 300 bytes each, is 3 MiB.
-	answerBytesMax = 16 << 20
+	// answerBytesMax is the most an answer may hold, in bytes: a dead letter, whose body is the
+	// largest there is, as base64. A status of 500 nodes with 10 000 edges is 3 MiB.
+	answerBytesMax = topology.RecordBytesCeiling/3*4 + 1<<20
 	// getWait bounds one question where the caller's context does not: the node itself waits a
 	// second for the others.
 	getWait = 5 * time.Second

@@ -30,11 +30,11 @@ const (
 )
 
 // Serve answers GET /v1/status and GET /livez on l until ctx is done, and then those who asked
-// for the status at the end; on a Unix socket calls too. It closes l and returns with nothing
+// for the status at the end; on a Unix socket calls and flows too. It closes l and returns with nothing
 // running; the error is nil when ctx ended it.
-func Serve(ctx context.Context, l net.Listener, src Source, calls Calls) error {
+func Serve(ctx context.Context, l net.Listener, src Source, calls Calls, flows Flows) error {
 	srv := &http.Server{
-		Handler:           guard(l.Addr().Network(), routes(ctx, src, calls)),
+		Handler:           guard(l.Addr().Network(), routes(ctx, src, calls, flows)),
 		ReadHeaderTimeout: headerWait,
 		ReadTimeout:       headerWait,
 		WriteTimeout:      answerWait,
@@ -62,11 +62,14 @@ func Serve(ctx context.Context, l net.Listener, src Source, calls Calls) error {
 }
 
 // routes answers until ctx is done, which ends the contexts of all requests too.
-func routes(ctx context.Context, src Source, calls Calls) http.Handler {
+func routes(ctx context.Context, src Source, calls Calls, flows Flows) http.Handler {
 	ends := make(chan struct{}, endsMax)
 	mux := http.NewServeMux()
 	for name, call := range calls {
 		mux.HandleFunc("POST /v1/"+name, call.serve)
+	}
+	for name, flow := range flows {
+		mux.HandleFunc("POST /v1/"+name, flow.serve)
 	}
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

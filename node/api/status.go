@@ -84,8 +84,15 @@ type Pipeline struct {
 	Duplicates uint64   `json:"duplicates"` // records that a sink had, and dropped
 	// Nondeterministic is records written whose place a sink had with another body: a handler made
 	// something else of the same record at another attempt.
-	Nondeterministic uint64 `json:"nondeterministic,omitempty"`
-	Taps             []Tap  `json:"taps"`
+	Nondeterministic uint64        `json:"nondeterministic,omitempty"`
+	Dead             []DeadLetters `json:"dead,omitempty"`
+	Taps             []Tap         `json:"taps"`
+}
+
+// DeadLetters is how many dead letters of a role the nodes keep that answer.
+type DeadLetters struct {
+	Role    string `json:"role"`
+	Letters int    `json:"letters"`
 }
 
 // Tap is one partition of a tap, summed over the nodes that have read it.

@@ -34,10 +34,11 @@ type Letter struct {
 	ID       string            `json:"id"` // 16 hex digits that follow from Pipeline, Role and Record
 	TimeMS   int64             `json:"time_ms"`
 	Pipeline string            `json:"pipeline"`
-	Role     string            `json:"role"` // that failed, and where a replay enters
-	Node     string            `json:"node"` // that gave it up
-	Keeper   string            `json:"keeper,omitempty"`
-	From     string            `json:"from,omitempty"` // role before
+	Role     string            `json:"role"`             // that failed, and where a replay enters
+	Node     string            `json:"node"`             // that gave it up
+	Keeper   string            `json:"keeper,omitempty"` // node whose disk it is on
+	From     string            `json:"from,omitempty"`   // role before
+	Port     string            `json:"port,omitempty"`   // of Role, that the record came out by, and no edge starts there
 	Attempts int               `json:"attempts"`
 	Reason   string            `json:"reason"`
 	Stderr   string            `json:"stderr,omitempty"` // the end of what its program wrote there

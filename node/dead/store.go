@@ -182,25 +182,32 @@ func free(tx *bbolt.Tx, l *Letter) (id string, fresh bool, err error) {
 
 // List returns the letters that are meant, the newest first, and how many more there are.
 func (s *Store) List(f Filter) (ls []Letter, more int, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.Each(f, func(l Letter) {
+		if f.Limit > 0 && len(ls) == f.Limit {
+			more++
+		} else {
+			ls = append(ls, l)
+		}
+	})
+	return ls, more, err
+}
+
+// Each calls do for the letters that are meant, the newest first, whatever the limit; do must not
+// call the store.
+func (s *Store) Each(f Filter, do func(Letter)) error {
+	return s.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketTimes).Cursor()
 		for k, _ := cursor.Last(); k != nil; k, _ = cursor.Prev() {
 			l, err := letter(tx, k[8:])
 			if err != nil {
 				return err
 			}
-			if !f.fits(&l) {
-				continue
+			if f.fits(&l) {
+				do(l)
 			}
-			if f.Limit > 0 && len(ls) == f.Limit {
-				more++
-				continue
-			}
-			ls = append(ls, l)
 		}
 		return nil
 	})
-	return ls, more, err
 }
 
 // Get returns a letter with its record.
