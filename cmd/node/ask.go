@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -69,12 +69,27 @@ func writeJSON(w io.Writer, v any, indented bool) error {
 
 // call makes a call at the node at addr, as nodeAt takes it.
 func call(ctx context.Context, addr, name string, in, out any) error {
-	addr, err := nodeAt(ctx, addr)
+	addr, err := callAt(ctx, addr, name)
 	if err != nil {
 		return err
 	}
-	if !strings.HasPrefix(addr, "unix:") {
-		return &exitError{exitUsage, errors.New("a node takes calls on its Unix socket only: --addr unix:PATH; from elsewhere, ssh HOST weir " + name)}
-	}
 	return api.Do(ctx, addr, name, in, out)
+}
+
+// flow asks the node at addr, as nodeAt takes it, for what takes long.
+func flow(ctx context.Context, addr, name string, q url.Values, body io.Reader, each func(json.RawMessage) error) error {
+	addr, err := callAt(ctx, addr, name)
+	if err != nil {
+		return err
+	}
+	return api.Stream(ctx, addr, name, q, body, each)
+}
+
+// callAt is nodeAt for what a node does on its Unix socket only.
+func callAt(ctx context.Context, addr, name string) (string, error) {
+	addr, err := nodeAt(ctx, addr)
+	if err == nil && !strings.HasPrefix(addr, "unix:") {
+		err = &exitError{exitUsage, fmt.Errorf("a node takes calls on its Unix socket only: --addr unix:PATH; from elsewhere, ssh HOST weir %s", strings.ReplaceAll(name, "/", " "))}
+	}
+	return addr, err
 }

@@ -18,6 +18,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitWouldChange = 3
+	exitData        = 65
 	exitUnreachable = 69
 	exitDisk        = 74
 	exitBusy        = 75

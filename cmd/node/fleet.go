@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,6 +140,11 @@ func (f *fleet) start(n plannedNode, join string) error {
 	}
 	if n.Role != "" {
 		args = append(args, "--role", n.Role)
+	}
+	if f.cfg.DataDir != "" {
+		args = append(args, "--data-dir", filepath.Join(f.cfg.DataDir, n.ID))
+	} else {
+		args = append(args, "--dead-letters=false") // there is no place for one
 	}
 	for _, tag := range f.spec.Roles[n.Role].Needs { // one machine has to be all
 		args = append(args, "--tag", tag)
@@ -346,7 +352,7 @@ func (f *fleet) onSignal(ctx context.Context) {
 	case f.draining || f.stopping:
 		f.stop(errInterrupted)
 		f.forAll((*child).kill)
-	case len(f.children) < len(f.plan): // nothing flows yet
+	case len(f.children) < len(f.plan), !slices.ContainsFunc(f.children, f.isTap): // nothing flows yet, or only what is put
 		f.stop(errInterrupted)
 	default:
 		f.draining = true

@@ -8,6 +8,7 @@
 //	weir start                  one node of a cluster of machines
 //	weir status                 what a running cluster does
 //	weir apply FILE             make its pipeline what a file says; plan, graph, pause, drain, ...
+//	weir put, weir dead         bring lines in; look after those that could not be handled
 //	weir sim                    whether a simulated cluster keeps its promises
 //	weir bench                  how fast records go, beside raw QUIC and TLS
 //
@@ -92,7 +93,7 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 		verbs []*cobra.Command
 	}{
 		{"First steps:", []*cobra.Command{newUp(), newPipe(), newStart(), newStatus(), newApply(), newSim()}},
-		{"Pipelines:", []*cobra.Command{newLint(), newPlan(), newGraph(), newPause(), newResume()}},
+		{"Pipelines:", []*cobra.Command{newLint(), newPlan(), newGraph(), newPause(), newResume(), newPut(), newDead()}},
 		{"Nodes:", []*cobra.Command{newCluster(), newDrain()}},
 		{"Besides:", []*cobra.Command{newBench(), newBenchNode(), newCompletion(), newVersion()}},
 	} {

@@ -23,6 +23,9 @@ func planNodes(f *spec.File, voters int) []plannedNode {
 	taken := make(map[string]bool)
 	for _, name := range f.Pipeline.Graph.Roles() {
 		role := f.Roles[name]
+		if role.Tap != nil && role.Tap.Put {
+			continue // any node is asked
+		}
 		n := max(role.Nodes, 1)
 		for i := range n {
 			node := plannedNode{ID: fmt.Sprintf("%s-%d", name, i+1), Role: name}

@@ -49,6 +49,7 @@ type startConfig struct {
 	HTTP       string
 	Socket     string
 	DataDir    string
+	Letters    bool // records that cannot be handled become dead letters
 	SecretFile string
 	Memory     byteSize
 	Voters     int
@@ -100,7 +101,9 @@ SIGTERM and Ctrl-C finish what is in flight, then the node leaves; the second st
 func (cfg *startConfig) addFlags(flags *pflag.FlagSet) {
 	cfg.Set = addSet(flags)
 	flags.StringVar(&cfg.ID, "id", "", "`NAME` of the node (default that of the data dir, else made from the first role)")
-	flags.StringVar(&cfg.DataDir, "data-dir", "", "keep name, key and log in `DIR`, so that the node that starts there again is the same (default nothing is kept)")
+	flags.StringVar(&cfg.DataDir, "data-dir", "", "keep name, key, log and dead letters in `DIR`, so that the node that starts there again is the same (default nothing is kept)")
+	flags.BoolVar(&cfg.Letters, "dead-letters", true, "")
+	_ = flags.MarkHidden("dead-letters") // up's own; it fails only for a flag that is not there
 	flags.StringVar(&cfg.File, "file", "", "pipeline `FILE` that says what the roles are; made a pipeline of the cluster if it has none of that name")
 	flags.StringArrayVar(&cfg.Roles, "role", nil, "serve `ROLE` of all pipelines that name it, or PIPELINE/ROLE of one; may be repeated with --file")
 	flags.IntVar(&cfg.Capacity, "capacity", 0, "the most `RECORDS` that each role works on at once, and processes of a program after -- (default as the file says, else one a CPU)")
@@ -250,8 +253,10 @@ func newNode(cfg startConfig, stderr io.Writer, log *slog.Logger) (n *node.Node,
 		Socket:    cfg.Socket,
 		DataDir:   cfg.DataDir,
 		Voters:    cfg.Voters,
-		Log:       log,
-		Broken:    func(err error) { exitBroken(stderr, err) },
+
+		DeadLetters: cfg.Letters,
+		Log:         log,
+		Broken:      func(err error) { exitBroken(stderr, err) },
 	}
 	kept, err := node.KeptID(cfg.DataDir)
 	if err != nil {

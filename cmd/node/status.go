@@ -210,6 +210,10 @@ func writePipelines(b *strings.Builder, ps []api.Pipeline) {
 		if p.State == "failed" {
 			fmt.Fprintf(b, "%s: when that is mended, weir apply FILE starts it again; its taps read from the start\n", p.Name)
 		}
+		for _, d := range p.Dead {
+			name := p.Name + "/" + d.Role
+			fmt.Fprintf(b, "%s: dead letters: %s: weir dead list %s\n", name, count(uint64(d.Letters)), name)
+		}
 		if len(p.Ending) > 0 {
 			fmt.Fprintf(b, "%s: ending, with what is in flight there: %s\n", p.Name, strings.Join(p.Ending, ", "))
 		}

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -23,6 +25,7 @@ type upConfig struct {
 	File      string
 	Set       map[string]string
 	HTTP      string
+	DataDir   string        // "": nothing is kept
 	KillAfter time.Duration // 0: nobody is killed
 	Voters    int
 	Memory    byteSize // of each node
@@ -37,7 +40,10 @@ func newUp() *cobra.Command {
 		Short: "Run a whole pipeline on this machine, one process per node",
 		Long: `up runs every node of a pipeline as a process of its own on this machine, over real
 sockets, until all that its taps read is acked. The first Ctrl-C stops the taps and
-finishes what is in flight, the second stops at once.`,
+finishes what is in flight, the second stops at once.
+
+A record that a role cannot handle stops the run. With --data-dir it becomes a dead letter there
+instead, and what was read is known to the next run in that directory, which goes on.`,
 		Example:           "  weir up examples/gosrc/weir.yaml --set src=$(go env GOROOT)/src",
 		Args:              oneFile,
 		ValidArgsFunction: completeFile,
@@ -45,6 +51,7 @@ finishes what is in flight, the second stops at once.`,
 	flags := cmd.Flags()
 	cfg.Set = addSet(flags)
 	flags.StringVar(&cfg.HTTP, "http", "", "serve the API of the first tap's node on loopback `HOST:PORT`")
+	flags.StringVar(&cfg.DataDir, "data-dir", "", "keep dead letters, and how far the taps are, in `DIR` (default nothing is kept)")
 	flags.DurationVar(&cfg.KillAfter, "kill-orchestrator", 0,
 		"kill -9 the orchestrator's process this long `AFTER` the first record reached a sink")
 	flags.IntVar(&cfg.Voters, "voters", votersDefault, "`NUMBER` of nodes that elect the orchestrator, 1 to 5")
@@ -70,6 +77,10 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	secret, err := cfg.secret()
+	if err != nil {
+		return err
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the program to run nodes with: %w", err)
@@ -78,7 +89,7 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 		cfg:    cfg,
 		spec:   f,
 		exe:    exe,
-		env:    append(withoutFlags(os.Environ(), newStart().Flags()), secretEnv+"="+hex.EncodeToString(newSecret())),
+		env:    append(withoutFlags(os.Environ(), newStart().Flags()), secretEnv+"="+hex.EncodeToString(secret)),
 		socket: filepath.Join(api.Dir(), fmt.Sprintf("%s-%d.sock", f.Pipeline.Name, os.Getpid())),
 		stdin:  os.Stdin,
 		stdout: stdout,
@@ -100,6 +111,23 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 		writeSummary(stderr, figs, fl.last, fl.kill)
 	}
 	return runErr
+}
+
+// secret is that of the run's cluster, kept beside its data dirs, if there are any.
+func (cfg *upConfig) secret() ([]byte, error) {
+	if cfg.DataDir == "" {
+		return newSecret(), nil
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, &exitError{exitDisk, fmt.Errorf("--data-dir: %w", err)}
+	}
+	path := filepath.Join(cfg.DataDir, "secret")
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(path, []byte(hex.EncodeToString(newSecret())+"\n"), 0o600); err != nil {
+			return nil, &exitError{exitDisk, fmt.Errorf("--data-dir: %w", err)}
+		}
+	}
+	return findSecret("", path)
 }
 
 // loadSpec reads a pipeline file and lints it: problems go to w, an error among them ends it.
