@@ -62,6 +62,17 @@ func (p Pipeline) Claim(role, partition string) (Claim, bool) {
 	return p.Claims[i], true
 }
 
+// Partitions returns the names of all that were claimed of a role.
+func (p Pipeline) Partitions(role string) []string {
+	var names []string
+	for _, c := range p.Claims {
+		if c.Role == role {
+			names = append(names, c.Partition)
+		}
+	}
+	return names
+}
+
 func (p Pipeline) findClaim(role, partition string) (int, bool) {
 	return slices.BinarySearchFunc(p.Claims, Claim{Role: role, Partition: partition}, func(a, b Claim) int {
 		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Partition, b.Partition))

@@ -63,6 +63,10 @@ func TestAssembleTapsAndSinks(t *testing.T) {
 	}{
 		{"file", "{file: in.txt}", "{file: out.txt}", 2, "one\ntwo\n"},
 		{"glob, in blocks", "{glob: '*.txt'}, records: block", "{file: out.txt}", 1, "one\ntwo\n"},
+		{"shared file", "{file: in.txt}, shared: true", "{file: out.txt}", 2, "one\ntwo\n"},
+		{"directory", "{directory: 'a[*?'}", "stdout", 1, "in the directory\n"},
+		{"program", "{exec: [echo, a, b]}", "stdout", 1, "a b\n"},
+		{"shell, in its directory", "{sh: 'cat in.txt; echo $WEIR_ROLE/$WEIR_NODE'}, records: line", "stdout", 3, "one\ntwo\nin/n3\n"},
 		{"stdin to stdout", "stdin", "stdout", 3, "a\nb\nc\n"},
 		{"generate", "{generate: {records: 2, size: 14}}", "stdout", 2, "000000000001 x\n000000000002 x\n"},
 		{"generate, no size", "{generate: {records: 1}}", "stdout", 1, "000000000001 " + strings.Repeat("x", 128-13) + "\n"},
@@ -71,6 +75,9 @@ func TestAssembleTapsAndSinks(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.WriteFile(filepath.Join(dir, "in.txt"), []byte("one\ntwo\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "a[*?"), 0o755), os.WriteFile(filepath.Join(dir, "a[*?/f"), []byte("in the directory"), 0o644)); err != nil {
 				t.Fatal(err)
 			}
 			f := load(t, dir, "pipeline: p\ngraph: in -> out\nroles:\n  in: {tap: "+tc.tap+"}\n  out: {sink: "+strings.Replace(tc.sink, "out.txt", `"out-{node}"`, 1)+"}\n")

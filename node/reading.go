@@ -152,9 +152,16 @@ func (t *reading) run(ctx context.Context) error {
 	}
 }
 
-// list asks the tap for its partitions; those that it had stay.
+// list asks the tap for its partitions; those that it had stay. A tap whose partitions follow from what
+// was there at first is told of those that the log has.
 func (t *reading) list(ctx context.Context) error {
 	names, err := t.rr.cfg.Tap.Partitions(ctx)
+	if tap, ok := t.rr.cfg.Tap.(interface{ Keep([]string) []string }); ok && err == nil {
+		p, _ := t.rr.n.consensus.State().Pipeline(t.rr.key.pipeline)
+		if known := tap.Keep(p.Partitions(t.rr.key.role)); len(known) > 0 {
+			names = known
+		}
+	}
 	if err == nil && len(names) > partitionsMax {
 		err = fmt.Errorf("the tap has %d partitions, at most %d are read", len(names), partitionsMax)
 	}

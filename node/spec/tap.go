@@ -28,7 +28,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 		t.Put = true
 		return &t, nil
 	}
-	kinds := []string{"file", "glob", "stdin", "generate", "http", "redis", "exec", "sh", "put"}
+	kinds := []string{"file", "glob", "directory", "stdin", "generate", "http", "redis", "exec", "sh", "put"}
 	var followAt ast.Node
 	err := d.one(n, "tap", kinds, keys{
 		"file": func(_, v ast.Node) (err error) {
@@ -37,6 +37,12 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 		},
 		"glob": func(_, v ast.Node) (err error) {
 			t.Glob, err = d.globs(v)
+			return err
+		},
+		"directory": func(_, v ast.Node) error {
+			dir, err := d.path(v, "directory")
+			literal := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+			t.Glob = []string{literal.Replace(dir) + "/*"}
 			return err
 		},
 		"stdin": func(_, v ast.Node) error {
@@ -65,7 +71,7 @@ func (d *decoder) tap(n ast.Node) (*Tap, error) {
 			t.Put = true
 			return d.yes(v, "put")
 		},
-	}, "directory", "dir")
+	})
 	if err == nil && t.Follow && t.File == "" {
 		err = d.fail(followAt, "tap has follow, which goes with file")
 	}

@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sort"
+	"strings"
 	"syscall"
 
 	"weir/stream"
 )
 
 // File is a tap that reads one file, once, to its end. It looks for the file when it is opened. A
-// name that ends in .gz or .zst is unpacked, by Glob too; offsets are of its text.
+// name that ends in .gz or .zst is unpacked, by Glob too; offsets are of its text. A large one that is
+// shared and not packed is read in up to 64 ranges, each by another node.
 func File(path string, cfg Config) (stream.Tap, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("tap file %s: %w", path, err)
@@ -23,28 +27,73 @@ func File(path string, cfg Config) (stream.Tap, error) {
 	if path == "" {
 		return nil, errors.New("tap file: the path is empty")
 	}
+	if cfg.Shared && packing(path) == "" {
+		return &rangesTap{scope: scope{true, true}, cfg: cfg, path: path, each: rangeBytesMin}, nil
+	}
 	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: cfg.partition(path), path: path}, nil
 }
 
 // filesTap reads files one after the other as one partition: a line that has no newline at
-// the end of its file goes on in the next, as with `cat`.
+// the end of its file goes on in the next, as with `cat`. The files of a shared glob are as many partitions
+// as their names fall into, and end with a line each.
 type filesTap struct {
 	scope
 	cfg       Config
 	partition string
-	path      string                   // the one file
-	list      func() ([]string, error) // of several, sorted; nil: path
+	path      string   // the one file
+	patterns  []string // of several; nil: path
 }
 
+// bucketsMax is how many partitions the files of a shared glob are divided into, by their names
+// (DESIGN 6).
+const bucketsMax = 64
+
+// Partitions of a shared glob are those that have a file now.
 func (t *filesTap) Partitions(context.Context) ([]string, error) {
-	return []string{t.partition}, nil
+	if t.patterns == nil || !t.shared {
+		return []string{t.partition}, nil
+	}
+	paths, err := expand(t.patterns)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, path := range paths {
+		if name := t.bucket(path); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// bucket is the partition that a file of a shared glob is in.
+func (t *filesTap) bucket(path string) string {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, path) // it takes all
+	return fmt.Sprintf("%s#%d", t.partition, h.Sum64()%bucketsMax)
+}
+
+// list is the files of a partition, sorted. From a mark there may be none left.
+func (t *filesTap) list(partition string, fresh bool) ([]string, error) {
+	if t.patterns == nil {
+		return []string{t.path}, nil
+	}
+	paths, err := expand(t.patterns)
+	if errors.Is(err, errNoMatch) && !fresh {
+		return nil, nil
+	}
+	if t.shared {
+		paths = slices.DeleteFunc(paths, func(path string) bool { return t.bucket(path) != partition })
+	}
+	return paths, err
 }
 
 // Open lists the files and opens the first to read. From a mark it goes on only where what comes
 // before is what was read before; else the error is stream.ErrReset, with the reason. DESIGN.md says
 // what may come and go.
 func (t *filesTap) Open(_ context.Context, partition string, at stream.Mark) (stream.Reader, error) {
-	if partition != t.partition {
+	apart := t.patterns != nil && t.shared
+	if apart && !strings.HasPrefix(partition, t.partition+"#") || !apart && partition != t.partition {
 		return nil, fmt.Errorf("open tap %s: it has no partition %s", t.partition, partition)
 	}
 	r := t.cfg.rule(cutBlock)
@@ -52,12 +101,9 @@ func (t *filesTap) Open(_ context.Context, partition string, at stream.Mark) (st
 	if err != nil {
 		return nil, fmt.Errorf("open tap %s: %w", t.partition, err)
 	}
-	src := &files{paths: []string{t.path}, table: castagnoli()}
-	if t.list != nil {
-		if src.paths, err = t.list(); err != nil {
-			return nil, err
-		}
-		src.many = true
+	src := &files{many: t.patterns != nil, apart: apart, table: castagnoli()}
+	if src.paths, err = t.list(partition, len(at) == 0); err != nil {
+		return nil, err
 	}
 	if err := src.begin(from); err != nil {
 		return nil, err
@@ -69,6 +115,7 @@ func (t *filesTap) Open(_ context.Context, partition string, at stream.Mark) (st
 type files struct {
 	paths []string
 	many  bool // each place has the name of its file
+	apart bool // they are not beside each other: no line or block goes on from one to the next
 	table *crc32.Table
 
 	index int     // of the file that is read
@@ -167,6 +214,9 @@ func (s *files) read(ctx context.Context, p []byte) (int, error) {
 		if s.in, err = openInput(s.paths[s.index]); err != nil {
 			return 0, err
 		}
+		if s.apart {
+			return 0, errTurn
+		}
 	}
 	return 0, io.EOF
 }
@@ -177,9 +227,7 @@ func (s *files) take(p []byte) stream.Mark {
 		if len(s.ends) > 0 {
 			n = min(n, s.ends[0]-s.place.offset)
 		}
-		s.place.sum.add(s.table, p[:n], s.place.offset)
-		s.place.offset += n
-		s.place.before += n
+		s.place.add(s.table, p[:n])
 		if p = p[n:]; len(p) == 0 {
 			break
 		}

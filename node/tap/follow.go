@@ -296,9 +296,7 @@ func rotated(path string) []rotatedFile {
 }
 
 func (s *follower) take(p []byte) stream.Mark {
-	s.place.sum.add(s.table, p, s.place.offset)
-	s.place.offset += int64(len(p))
-	s.place.before += int64(len(p))
+	s.place.add(s.table, p)
 	s.mark = s.place.append(s.mark[:0])
 	return s.mark
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // Glob is a tap that reads every file that one of the patterns names, sorted by the bytes of
-// their paths, each once, as one partition. Directories are passed over.
+// their paths, each once, as one partition; shared, as up to 64, to which the files belong by their
+// names. Directories are passed over.
 //
 // Patterns are those of a shell: `*`, `?` and `[a-z]` within a name, `**` for any number of
 // directories, none included. Names that begin with a dot must be asked for with one, and
@@ -35,9 +36,11 @@ func Glob(patterns []string, cfg Config) (stream.Tap, error) {
 		}
 	}
 	name := cfg.partition(strings.Join(patterns, " "))
-	list := func() ([]string, error) { return expand(patterns) }
-	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: name, list: list}, nil
+	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: name, patterns: patterns}, nil
 }
+
+// errNoMatch is what is wrong with a pattern that names nothing.
+var errNoMatch = errors.New("matches no file")
 
 // filesMax is the most files a glob may name: a list of them is about 100 MB, and a pattern
 // that names more is a mistake, such as /**.
@@ -56,7 +59,7 @@ func expand(patterns []string) ([]string, error) {
 			return nil, fmt.Errorf("glob %q: %w", p, err)
 		}
 		if len(found) == 0 {
-			return nil, fmt.Errorf("glob %q matches no file", p)
+			return nil, fmt.Errorf("glob %q %w", p, errNoMatch)
 		}
 		maps.Copy(all, found)
 	}

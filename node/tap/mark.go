@@ -21,6 +21,13 @@ type place struct {
 	name   string // of one of several files
 }
 
+// add moves the place behind b, of its file.
+func (p *place) add(table *crc32.Table, b []byte) {
+	p.sum.add(table, b, p.offset)
+	p.offset += int64(len(b))
+	p.before += int64(len(b))
+}
+
 // markVersion begins each mark. A mark that begins otherwise is not ours.
 const markVersion = 2
 
