@@ -43,7 +43,7 @@ func TestSinkProgram(t *testing.T) {
 		{"exit 65", "exit 65", records("a"), "", 65, "sh: exit 65"},
 		{"exit 75", "exit 75", records("a"), "", 75, "sh: exit 75"},
 		{"exit 127", "no-such-program-x", records("a"), "", 78, "sh: exit 127, program not found: /bin/sh: 1: no-such-program-x: not found"},
-		{"killed", "kill -9 $$", records("a"), "", 0, "sh: killed by SIGKILL"},
+		{"killed", "kill -9 $$", records("a"), "", 0, "sh: killed by SIGKILL, perhaps for want of memory"},
 		{"a daemon stays", "sleep 60 & cat >out", records("a"), "a\n", 0, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
