@@ -175,10 +175,10 @@ func (h *hand) flowing(limit time.Duration) {
 	}
 }
 
-// finish waits for the end of the run and checks that each of n lines arrived.
-func (h *hand) finish(n int, limit time.Duration) {
+// finish waits for the end of the run and checks that each of n lines arrived, once.
+func (h *hand) finish(n int, limit time.Duration) api.Status {
 	h.t.Helper()
-	h.until("the end of the run", limit, func(st api.Status) bool {
+	st := h.until("the end of the run", limit, func(st api.Status) bool {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].State == "finished"
 	})
 	counts := numbersIn(h.t, h.path("out.txt"))
@@ -187,9 +187,10 @@ func (h *hand) finish(n int, limit time.Duration) {
 		twice += c - 1
 	}
 	h.t.Logf("%d of %d lines arrived, %d more than once", len(counts), n, twice)
-	if len(counts) != n {
-		h.t.Errorf("%d of %d lines arrived", len(counts), n)
+	if len(counts) != n || twice > 0 {
+		h.t.Errorf("%d of %d lines arrived, %d more than once", len(counts), n, twice)
 	}
+	return st
 }
 
 func votes(n int) func(api.Status) bool {
