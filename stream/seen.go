@@ -44,6 +44,7 @@ type page struct {
 	first   uint64 // a multiple of pageSeqs
 	has     uint64 // a bit for each seq
 	pending uint64 // likewise
+	touched bool   // something may be pending
 	sums    [pageSeqs]uint32
 	more    []other // further bodies of one seq, at most othersMax
 }
@@ -116,9 +117,9 @@ func (s *seen) add(id *ID) verdict {
 		l.recent[id.Path>>1&15] = t
 	}
 	p := s.page(t, id.Seq)
-	clean := p.pending == 0 && !slices.ContainsFunc(p.more, func(o other) bool { return o.pending })
 	v := p.add(id.Seq, uint32(id.Sum))
-	if clean && (v == unseen || v == otherwise) {
+	if !p.touched && (v == unseen || v == otherwise) {
+		p.touched = true
 		s.touched = append(s.touched, touch{l, t, p})
 	}
 	return v
@@ -129,6 +130,9 @@ func (s *seen) page(t *trail, seq uint64) *page {
 	first := seq &^ (pageSeqs - 1)
 	i := len(t.pages)
 	if i > 0 && first <= t.pages[i-1].first {
+		if first == t.pages[i-1].first {
+			return t.pages[i-1]
+		}
 		var ok bool
 		i, ok = slices.BinarySearchFunc(t.pages, first, func(p *page, first uint64) int {
 			switch {
@@ -143,11 +147,13 @@ func (s *seen) page(t *trail, seq uint64) *page {
 			return t.pages[i]
 		}
 	}
-	p := new(page)
+	var p *page
 	if n := len(s.free); n > 0 {
 		p, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		p = new(page)
 	}
-	p.first, p.has, p.pending, p.more = first, 0, 0, nil
+	p.first, p.has, p.pending, p.touched, p.more = first, 0, 0, false, nil
 	t.pages = slices.Insert(t.pages, i, p)
 	return p
 }
@@ -183,7 +189,7 @@ func (p *page) add(seq uint64, sum uint32) verdict {
 // commit keeps what is pending, and returns how many of these are bodies made otherwise.
 func (s *seen) commit() (others int) {
 	for _, t := range s.touched {
-		t.p.has, t.p.pending = t.p.has|t.p.pending, 0
+		t.p.has, t.p.pending, t.p.touched = t.p.has|t.p.pending, 0, false
 		for i := range t.p.more {
 			if o := &t.p.more[i]; o.pending {
 				o.pending = false
@@ -198,7 +204,7 @@ func (s *seen) commit() (others int) {
 // undo forgets what is pending.
 func (s *seen) undo() {
 	for _, t := range s.touched {
-		t.p.pending = 0
+		t.p.pending, t.p.touched = 0, false
 		t.p.more = slices.DeleteFunc(t.p.more, func(o other) bool { return o.pending })
 	}
 	s.touched = s.touched[:0]
