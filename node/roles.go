@@ -71,6 +71,7 @@ func newRoleRun(ctx context.Context, n *Node, p consensus.Pipeline, r topology.R
 	if cfg.Sink != nil {
 		rr.sink = stream.NewSinkHandler(stream.SinkHandlerConfig{Sink: cfg.Sink, Log: n.log.With("role", r.Name), Hooks: in.Hooks})
 		in.Handler, in.Serial, in.OnMark = rr.sink, true, rr.sink.Mark
+		in.Deadline = 0 // it may wait for its store for as long as that takes
 	}
 	rr.inlet = stream.NewInlet(in)
 	rr.revise(p, r)

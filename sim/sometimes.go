@@ -12,6 +12,7 @@ import (
 var branches = []string{
 	"a batch comes on a link that was replaced",
 	"a broken link leaves the layout",
+	"a handler misses its deadline",
 	"a heartbeat finds a peer dead",
 	"a heartbeat finds that a peer has started anew",
 	"a later start of a peer connects",

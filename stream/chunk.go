@@ -18,6 +18,9 @@ type chunk struct {
 	live      int // records not acked
 	liveBytes int
 	writing   bool // the writer has it: neither freed nor packed
+
+	found  int // records that finder has read, 0: it is to begin
+	finder wire.Batch
 }
 
 // chunkSizes are the capacities of pooled buffers, in bytes: steps of four up to a full batch,
@@ -73,6 +76,20 @@ func (c *chunk) append(seq uint64, r *wire.Record) (bytes int) {
 
 // finish makes the buffer a frame; spent says that the link has no credit left after it.
 func (c *chunk) finish(spent bool) { wire.FinishBatch(c.buf, c.seqs[0], len(c.seqs), spent) }
+
+// find decodes the record with a link seq into r; its slices are parts of the buffer. To look for
+// records in their order reads each once.
+func (c *chunk) find(seq uint64, r *wire.Record) {
+	if c.found == 0 || c.seqs[c.found-1] >= seq {
+		c.found, c.finder = 0, wire.Records(c.buf[wire.BatchPrefix:], len(c.seqs))
+	}
+	for c.found == 0 || c.seqs[c.found-1] < seq {
+		if err := c.finder.Next(r); err != nil {
+			panic("stream: a chunk that we wrote has a broken record: " + err.Error())
+		}
+		c.found++
+	}
+}
 
 // each calls f for every record in order, until f returns false. The record's slices are
 // parts of the buffer.

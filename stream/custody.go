@@ -59,6 +59,7 @@ func (s *Sender) wrote(c *chunk) {
 		s.o.charge(s, int64(cap(small.buf)-cap(c.buf)))
 		c.buf, small.buf = append(small.buf[:0], c.buf...), c.buf
 		s.o.cfg.Budget.chunks.put(small)
+		c.found = 0 // it looked at the other
 	}
 	s.settle(c)
 	s.o.wake()
@@ -183,19 +184,11 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 
 // copyOut makes an orphan with a chunk of its own, since the rest of its old one stays.
 func (o *Outlet) copyOut(sl slot, seq uint64) (or orphan) {
-	sl.c.each(func(at uint64, r *wire.Record) bool {
-		if at != seq {
-			return true
-		}
-		or.c = o.cfg.Budget.chunks.get(wire.BatchPrefix + wire.RecordBytes(r))
-		or.c.append(0, r)
-		return false
-	})
+	sl.c.find(seq, &or.rec)
+	or.c = o.cfg.Budget.chunks.get(wire.BatchPrefix + wire.RecordBytes(&or.rec))
+	or.c.append(0, &or.rec)
 	o.pin(int64(cap(or.c.buf)))
 	or.t = sl.t
-	or.c.each(func(_ uint64, r *wire.Record) bool {
-		or.rec = *r
-		return false
-	})
+	or.c.find(0, &or.rec)
 	return or
 }

@@ -53,13 +53,13 @@ func TestLateGeneration(t *testing.T) {
 		r := newRig(t)
 		tap := r.outlet("tap", NewBudget(0), "", "sink")
 		sink, _ := r.sink("sink", newMemory())
-		r.gen = 7
+		r.gen.Store(7)
 		newer := r.link(tap, "tap", "sink", sink, "n1")
 		synctest.Wait()
 		newer.cut()
 		<-newer.drained
 		synctest.Wait()
-		r.gen = 6
+		r.gen.Store(6)
 		late := r.link(tap, "tap", "sink", sink, "n1")
 		synctest.Wait()
 		r.stop()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +22,7 @@ type rig struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	gen    uint64
+	gen    atomic.Uint64
 	failed chan string // the first reason that a run must stop
 }
 
@@ -83,11 +84,10 @@ func (r *rig) linkOf(self topology.NodeID, o *Outlet, edge topology.Edge, in *In
 
 // linkServed is a link whose receiving end is served until ctx is done.
 func (r *rig) linkServed(ctx context.Context, self topology.NodeID, o *Outlet, edge topology.Edge, in *Inlet, node topology.NodeID) *liveLink {
-	r.gen++
 	a, b := net.Pipe()
 	l := &liveLink{drain: make(chan struct{}), drained: make(chan error, 1)}
 	l.cut = func() { a.Close(); b.Close() }
-	h := Hello{Link: topology.Link{Pipeline: "p", Edge: edge, From: self, To: node}, Boot: 1, Generation: r.gen}
+	h := Hello{Link: topology.Link{Pipeline: "p", Edge: edge, From: self, To: node}, Boot: 1, Generation: r.gen.Add(1)}
 	r.group.Go(func() { l.drained <- o.Serve(r.ctx, a, h, l.drain) })
 	r.group.Go(func() {
 		inc, err := Accept(b)
@@ -466,7 +466,7 @@ func TestGenerationsFence(t *testing.T) {
 		if c := sink.credit; len(sink.links) != 1 || c.links > 1 || c.unused > c.total+1 {
 			t.Errorf("with the newer generation: %d links, credit %+v", len(sink.links), c)
 		}
-		r.gen -= 2 // as one that was delayed
+		r.gen.Add(^uint64(1)) // as one that was delayed
 		late := r.link(tap, "tap", "sink", sink, "n1")
 		var refused *Refused
 		if err := <-late.drained; !errors.As(err, &refused) {

@@ -26,7 +26,10 @@ type Batch struct {
 	bytes  int      // of bodies
 	items  []item
 
+	steps atomic.Uint64 // calls of Progress
+
 	mu       sync.Mutex
+	sending  int        // outputs that are handed on just now, or wait for credit
 	emitters []*emitter // at least as many as Records; reused with their buffers
 }
 
@@ -43,8 +46,14 @@ func (b *Batch) To(i int) Emitter { return b.emitters[i] }
 func (b *Batch) Nack(i int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.emitters[i].nack = err
+	if e := b.emitters[i]; !e.closed {
+		e.nack = err
+	}
 }
+
+// Progress says that the handler works on, where its role has a deadline and neither outputs nor
+// nacks show that it does.
+func (b *Batch) Progress() { b.steps.Add(1) }
 
 // Each is a Handler that calls f for one record after the other of a batch; its error nacks
 // that record alone.
@@ -56,6 +65,9 @@ func (f each) Handle(ctx context.Context, b *Batch) error {
 	for i, r := range b.Records {
 		if err := f(ctx, r, b.To(i)); err != nil {
 			b.Nack(i, err)
+		}
+		if b.in != nil && b.in.cfg.Deadline > 0 {
+			b.Progress()
 		}
 	}
 	return nil
@@ -193,9 +205,11 @@ func (e *emitter) Emit(ctx context.Context, o Out) error {
 func (e *emitter) send(ctx context.Context, items []item, sent []byte) error {
 	t := items[0].t
 	atomic.AddInt32(&t.left, 1)
+	e.b.sending++
 	e.b.mu.Unlock()
 	err := e.b.outlet.emit(ctx, items)
 	e.b.mu.Lock()
+	e.b.sending--
 	if e.closed {
 		e.spare = nil
 	} else if e.spare = sent; err != nil && e.nack == nil {
@@ -253,9 +267,11 @@ func (e *emitter) Offer(o Out) error {
 	if e.has {
 		before := e.item(&e.held, e.ordinal, false)
 		if err := e.b.outlet.offer(&before); err != nil {
+			e.b.Progress() // it is not the handler that stands still
 			return err
 		}
 	} else if !e.b.outlet.Writable() {
+		e.b.Progress()
 		return ErrBusy
 	}
 	e.hold(&o)

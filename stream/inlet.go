@@ -134,24 +134,29 @@ func (in *Inlet) Run(ctx context.Context) error {
 		in.more.Broadcast()
 	})
 	defer stop()
-	most := in.cfg.Capacity
-	if in.cfg.Serial {
-		most = 1
-	}
 	in.mu.Lock()
 	for !in.closed {
-		in.oversee(ctx, most)
+		in.oversee(ctx)
 	}
 	in.mu.Unlock()
 	in.group.Wait()
 	return context.Cause(ctx)
 }
 
+// most is how many handling goroutines there may be, besides as many that are stuck.
+func (in *Inlet) most() int {
+	if in.cfg.Serial {
+		return 1
+	}
+	return in.cfg.Capacity
+}
+
 // oversee sees once, under mu, to what waits in the queue: when it is worth another handling
 // goroutine, or has waited for patience because those that there are take long, it wakes or
 // makes one. Then it waits for the next occasion.
-func (in *Inlet) oversee(ctx context.Context, most int) {
-	in.overseen = !in.paused && len(in.queue) > 0 && (in.idle > 0 || in.hands < most)
+func (in *Inlet) oversee(ctx context.Context) {
+	most := in.most()
+	in.overseen = !in.paused && len(in.queue) > 0 && (in.idle > 0 || in.hands < most && in.hands+in.stuck < 2*most)
 	if !in.overseen {
 		in.more.Wait()
 		return
@@ -184,9 +189,14 @@ func (in *Inlet) long() bool {
 
 // hand takes records and gives them to the handler, over and over.
 func (in *Inlet) hand(ctx context.Context) {
-	defer in.group.Done()
-	b := Batch{in: in, outlet: in.cfg.Outlet}
-	for in.take(&b) {
+	stuck := false
+	defer func() {
+		if !stuck { // else it counts no more
+			in.group.Done()
+		}
+	}()
+	b := &Batch{in: in, outlet: in.cfg.Outlet}
+	for in.take(b) {
 		if b.Len() == 0 {
 			b.release()
 			continue // what came was broken, or of an older claim
@@ -196,16 +206,20 @@ func (in *Inlet) hand(ctx context.Context) {
 			r.ID.Sum = xxh3.Hash(r.Body)
 		}
 		if first := &b.Records[0]; first.Attempt > in.cfg.Attempts { // then it is alone
-			in.finish(ctx, &b, Poison(errCondemned), 0)
+			in.finish(ctx, b, Poison(errCondemned), 0)
 			continue
 		}
 		start := time.Now()
-		err := in.handle(ctx, &b)
+		err, ok := in.watched(ctx, b)
+		if stuck = !ok; stuck {
+			in.returned(b)
+			return
+		}
 		took := time.Since(start)
 		if err == nil {
 			err = b.flush(ctx) // its wait for credit is not the handler's work
 		}
-		in.finish(ctx, &b, err, took)
+		in.finish(ctx, b, err, took)
 	}
 }
 

@@ -13,10 +13,13 @@ import (
 // handler.
 type tree struct {
 	left   int32 // atomic once shared
-	nacked bool  // set by the handler's goroutine before its own done: never acked
+	nacked bool  // set by who settles its batch, before the handler's own done: never acked
 	seq    uint64
 	slab   *slab
 }
+
+// outstanding is how many of its outputs are not acked, and one if its handler has not returned.
+func (t *tree) outstanding() int32 { return atomic.LoadInt32(&t.left) }
 
 // owner is told of inputs whose outputs are all acked.
 type owner interface {
