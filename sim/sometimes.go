@@ -26,6 +26,7 @@ var branches = []string{
 	"a peer dies before its first heartbeat",
 	"a proposal waits for a leader",
 	"a record goes to another link",
+	"a record is condemned",
 	"a record is nacked",
 	"a record is to be tried later",
 	"a record of an older claim is refused",

@@ -15,12 +15,13 @@ const adoptMissesMax = 16
 // orphan is a record whose link died, or that was nacked, until another link takes it. Its
 // chunk keeps its bytes, and stays charged.
 type orphan struct {
-	t     *tree
-	c     *chunk
-	rec   wire.Record     // its slices are parts of the chunk
-	avoid topology.NodeID // the node that nacked it
-	due   time.Time       // not before this
-	custody
+	t       *tree
+	c       *chunk
+	rec     wire.Record     // its slices are parts of the chunk
+	avoid   topology.NodeID // the node that nacked it
+	due     time.Time       // not before this
+	custody custody
+	deaths  uint8 // of nodes that had it in hand alone
 }
 
 // charge counts bytes that s pins more, or less.
@@ -161,7 +162,7 @@ func (o *Outlet) adopt(e *outEdge) {
 
 func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	need := wire.RecordBytes(&or.rec)
-	s := o.pick(e, need, or.avoid)
+	s := o.pick(e, need, wanted{avoid: or.avoid, lone: or.custody >= suspect && e.innocent()})
 	if s == nil {
 		o.cfg.Hooks.sometimes("a record without a link waits for one")
 		return false
@@ -169,7 +170,7 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	o.cfg.Hooks.sometimes("a record goes to another link")
 	o.place(s, &or.rec, or.t, need)
 	sl := s.win.at(s.win.next - 1)
-	sl.again, sl.custody = true, or.custody
+	sl.again, sl.custody, sl.deaths = true, or.custody, or.deaths
 	if or.custody >= suspect {
 		s.suspects++
 		e.lane.sent++

@@ -244,7 +244,7 @@ func (o *Outlet) best(e *outEdge, need int) *Sender {
 			len(other.orphans) > 0 || o.swamped(other, need) {
 			continue
 		}
-		if s := o.pick(other, need, ""); s != nil && (best == nil || s.untaken() < best.untaken()) {
+		if s := o.pick(other, need, wanted{}); s != nil && (best == nil || s.untaken() < best.untaken()) {
 			best = s
 		}
 	}
@@ -268,23 +268,29 @@ func (o *Outlet) push(s *Sender, it *item, need int) {
 	o.place(s, &it.rec, it.t, need)
 }
 
+// wanted says which links a record may not go to.
+type wanted struct {
+	avoid topology.NodeID // this node, unless it is the only one
+	lone  bool            // those that have a suspect
+}
+
 // pick returns the link of e with the fewest records not yet taken, among those that can take
-// one of need bytes; ties in turn; avoid is only picked when it is the only node.
-func (o *Outlet) pick(e *outEdge, need int, avoid topology.NodeID) *Sender {
+// one of need bytes; ties in turn.
+func (o *Outlet) pick(e *outEdge, need int, w wanted) *Sender {
 	var best *Sender
 	bestAt, others := 0, false
 	for k := range e.senders {
 		at := (e.turn + k) % len(e.senders)
 		s := e.senders[at]
-		others = others || s.peer != avoid && !s.draining
-		if s.peer == avoid || !o.ready(s, need) || best != nil && s.untaken() >= best.untaken() {
+		others = others || s.peer != w.avoid && !s.draining
+		if s.peer == w.avoid || w.lone && s.suspects > 0 || !o.ready(s, need) || best != nil && s.untaken() >= best.untaken() {
 			continue
 		}
 		best, bestAt = s, at
 	}
-	if best == nil && avoid != "" && !others {
+	if best == nil && w.avoid != "" && !others {
 		o.cfg.Hooks.sometimes("a nacked record goes back to the only node")
-		return o.pick(e, need, "")
+		return o.pick(e, need, wanted{lone: w.lone})
 	}
 	e.turn = bestAt + 1
 	return best

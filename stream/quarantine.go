@@ -7,15 +7,18 @@ import (
 
 // Quarantine: a record may be why a node died. Those that it may have been are suspects: the ones that
 // the node's handlers had, as far as the sender knows. They go on through a lane, one at a time, beside
-// the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One whose node
-// dies while it is the only suspect there has failed once; when it has failed too often the next
-// receiver, who knows how often that is, makes it a dead letter unseen by a handler.
+// the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One that was
+// the only suspect on as many nodes that died as its role has attempts is condemned: the next receiver
+// makes it a dead letter, unseen by a handler. These deaths are not counted with a handler's failures:
+// one that nearly failed too often would be condemned because a node died by chance.
 
 const (
-	// probation is how long a lane waits for a suspect to be handled before the next one goes: longer
+	// probation is how long a lane waits for a suspect to be handled before the next one goes to another
+	// node, and probationBeside before it goes to one that has a suspect already, if each has: longer
 	// than most of what kills needs, so that it is alone then, and short where handlers take seconds.
 	// Where several were on a node that died, each goes alone next, for as long as it takes.
-	probation = 50 * time.Millisecond
+	probation       = 50 * time.Millisecond
+	probationBeside = 200 * time.Millisecond
 	// laneAlone is how many suspects of an edge wait at most for one after the other; of more, an
 	// eighth go together. A handler has as many as its capacity in hand, 50 unless told otherwise; a
 	// sink has thousands, and an fsync for each would take seconds: so 4096 are a hundred rounds.
@@ -37,7 +40,7 @@ type lane struct {
 	suspects []orphan
 	sent     int       // suspects on their way, not handled
 	closed   bool      // one that goes alone is
-	next     time.Time // not before this while any are
+	last     time.Time // when the last of these went
 }
 
 // admit lets the next suspects of an edge go.
@@ -51,8 +54,8 @@ func (o *Outlet) admit(e *outEdge) {
 	if l.sent > 0 && (single || l.closed) {
 		return
 	}
-	if l.sent > 0 && now.Before(l.next) {
-		o.alarm(l.next, now)
+	if next := l.last.Add(e.probation()); l.sent > 0 && now.Before(next) {
+		o.alarm(next, now)
 		return
 	}
 	n, k := 1, 0
@@ -67,10 +70,23 @@ func (o *Outlet) admit(e *outEdge) {
 	}
 	o.cfg.Hooks.sometimes("a suspect goes through quarantine")
 	l.suspects = slices.Delete(l.suspects, 0, k)
-	l.closed, l.next = single, now.Add(probation)
+	l.closed, l.last = single, now
 	if len(l.suspects) > 0 && !single {
-		o.alarm(l.next, now)
+		o.alarm(now.Add(e.probation()), now)
 	}
+}
+
+// probation is how long the next suspect waits for the last one.
+func (e *outEdge) probation() time.Duration {
+	if e.innocent() {
+		return probation
+	}
+	return probationBeside
+}
+
+// innocent reports whether there is a link without a suspect.
+func (e *outEdge) innocent() bool {
+	return slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.suspects == 0 && !s.draining })
 }
 
 // acquit notes that a record was handled, or came back.
@@ -97,17 +113,21 @@ func (s *Sender) trial(died bool) trial {
 
 // judge puts an orphan, with the slot that it had, where it waits.
 func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
-	or.custody = sl.custody
+	or.custody, or.deaths = sl.custody, sl.deaths
 	handled := sl.handled
 	j.s.acquit(sl)
 	switch {
 	case handled:
-		or.custody = ordinary
+		or.custody, or.deaths = ordinary, 0
 	case !j.died || seq >= j.sent: // as it was
 	case or.custody >= suspect:
 		or.custody = alone
 		if j.single {
-			or.rec.Attempt++
+			or.deaths++
+		}
+		if uint64(or.deaths) >= max(j.s.attempts, 1) {
+			j.s.o.cfg.Hooks.sometimes("a record is condemned")
+			or.rec.Attempt = j.s.attempts + 1
 		}
 	case seq < j.s.taken || or.custody == survivor || j.more > 0:
 		or.custody = suspect

@@ -58,6 +58,7 @@ type Sender struct {
 	pinned, live int64    // bytes of its chunks, and of the un-acked records in them
 	packed       int64    // what was pinned when packing was last tried
 	capacity     uint64   // the most records that the peer's handlers have at once
+	attempts     uint64   // how often a record may fail there
 	suspects     int      // on it, not handled
 	draining     bool
 
@@ -87,7 +88,7 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 	if !stop() || err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity}
+	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity, attempts: ok.Attempts}
 	o.connect(s)
 	running := ctx
 	defer func() { o.disconnect(s, !s.ended && running.Err() == nil) }()

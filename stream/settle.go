@@ -47,8 +47,9 @@ func (in *Inlet) settle(ctx context.Context, b *Batch) {
 		if reason == nil && b.emitters[i].strays != nil {
 			in.buryStrays(ctx, b, i)
 		}
-		t.nacked = reason != nil && !in.refused(ctx, b, i, reason)
-		if !done.done(t) && !t.nacked {
+		nacked := reason != nil && !in.refused(ctx, b, i, reason)
+		t.nacked = nacked
+		if !done.done(t) && !nacked { // its acks may have finished t by now
 			r.handled(seq)
 			if in.cfg.Hooks.has(BugAckEarly) {
 				r.ack(seq, seq+1)

@@ -18,7 +18,8 @@ type slot struct {
 	bytes   uint32
 	handled bool // its latency was counted
 	again   bool // it was sent before, on another link or to be nacked
-	custody
+	custody custody
+	deaths  uint8 // of nodes that had it in hand alone
 }
 
 // window is the un-acked records of a link, by link seq. Pure; misuse panics. Its ring grows
