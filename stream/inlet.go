@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,10 @@ const (
 	// sinkRecordsMax and sinkBytesMax bound one Write of a sink: enough to pay for its fsync.
 	sinkRecordsMax = 4096
 	sinkBytesMax   = 4 << 20
+	// sinkAheadBytes is how much of a link waits for a sink before the rest stays in the stream, in
+	// bytes of buffers: what comes steadily comes in blocks of a few records, and one a Write would
+	// be an fsync for each.
+	sinkAheadBytes = 512 << 10
 	// patience is how long records may wait while another handling goroutine could take them:
 	// long for a handler of microseconds, short for a person.
 	patience = time.Millisecond
@@ -325,7 +330,8 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 		r.spent = r.spent || taken > 0 && bl.batch.Spent
 		in.queue = append(in.queue[:0], in.queue[1:]...)
 		bl.release(in.cfg.Budget)
-		r.room <- struct{}{} // a flag, empty: the reader waits for it before its next block
+		r.ahead -= cap(bl.c.buf)
+		raise(r.room)
 	}
 	return more
 }
@@ -403,13 +409,12 @@ func (in *Inlet) forget(r *Receiver) {
 	r.gone = true
 	in.watch(EventEnd, r)
 	in.credit.close(r.taken, r.limit)
-	for i, bl := range in.queue {
+	in.queue = slices.DeleteFunc(in.queue, func(bl *block) bool {
 		if bl.r == r {
-			in.queue = append(in.queue[:i], in.queue[i+1:]...)
 			bl.release(in.cfg.Budget)
-			break
 		}
-	}
+		return bl.r == r
+	})
 	if in.links[r.key] == r {
 		delete(in.links, r.key)
 	}
@@ -429,6 +434,7 @@ func (in *Inlet) enqueue(bl *block) bool {
 		return false
 	}
 	bl.r.next += uint64(bl.left)
+	bl.r.ahead += cap(bl.c.buf)
 	bl.r.passed = passed{} // the State may know a newer claim by now
 	in.queue = append(in.queue, bl)
 	if in.idle > 0 {
@@ -438,6 +444,14 @@ func (in *Inlet) enqueue(bl *block) bool {
 		in.more.Signal()
 	}
 	return true
+}
+
+// mayRead reports whether a link may read its next block: when all of the last one is taken, or, for
+// a sink, while there is little, since what comes during one Write is the next.
+func (in *Inlet) mayRead(r *Receiver) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return r.ahead == 0 || in.cfg.Serial && r.ahead < sinkAheadBytes
 }
 
 // Fed reports whether a node other than self has a link to the role. The links of one that is

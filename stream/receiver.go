@@ -71,7 +71,7 @@ type Receiver struct {
 	hello wire.Hello
 	key   linkKey
 	root  uint64        // the path of records that come right from a tap
-	room  chan struct{} // a flag: the last block is all taken
+	room  chan struct{} // a flag: a block is all taken
 	wake  chan struct{} // a flag: there is something to ack
 	stop  context.CancelCauseFunc
 
@@ -79,6 +79,7 @@ type Receiver struct {
 	next   uint64 // read
 	taken  uint64
 	limit  uint64
+	ahead  int  // bytes of buffers read and not all taken
 	spent  bool // the sender said that its credit ended
 	gone   bool
 	passed passed
@@ -164,8 +165,8 @@ func (r *Receiver) control(t wire.Type, body []byte) error {
 	return nil
 }
 
-// readBatch hands a batch to the inlet and waits until all of it is taken: what is read and
-// not taken is one batch, the rest stays with the sender.
+// readBatch hands a batch to the inlet and waits until the next may be read: what is read and not
+// taken is one batch, little more for a sink, the rest stays with the sender.
 func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
 	batch, err := wire.ParseBatch(c.buf[wire.HeaderBytes:])
 	if err != nil {
@@ -186,12 +187,14 @@ func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
 		in.cfg.Hooks.sometimes("a batch comes on a link that was replaced")
 		return errors.New("the link was replaced")
 	}
-	select {
-	case <-r.room:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	for !in.mayRead(r) {
+		select {
+		case <-r.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+	return nil
 }
 
 // block is a batch that was read: its records are parts of its chunk's buffer, which is freed

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -292,6 +293,77 @@ func TestBusyLinkDrains(t *testing.T) {
 			}
 		case <-time.After(time.Minute):
 			t.Error("not drained within a minute")
+		}
+		r.stop()
+	})
+}
+
+// roomy is a connection that takes some megabytes before its reader reads, as a stream does.
+type roomy struct {
+	net.Conn
+	kept chan []byte
+}
+
+// newRoomy is the end of c that is written to; run carries what it took until ctx is done.
+func newRoomy(ctx context.Context, c net.Conn) (r *roomy, run func()) {
+	r = &roomy{c, make(chan []byte, 4096)} // frames
+	return r, func() {
+		for {
+			select {
+			case p := <-r.kept:
+				if _, err := r.Conn.Write(p); err != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (r *roomy) Write(p []byte) (int, error) {
+	r.kept <- slices.Clone(p)
+	return len(p), nil
+}
+
+// slowSink takes 0.1 s for a Write.
+type slowSink struct {
+	*memory
+	writes int
+}
+
+func (s *slowSink) Write(ctx context.Context, rs []Record, seen Seen) error {
+	s.writes++
+	time.Sleep(100 * time.Millisecond)
+	return s.memory.Write(ctx, rs, seen)
+}
+
+// What came during one Write of a sink was given to it in as many Writes as there were batches on
+// the wire, of a record or a few each where they come steadily.
+func TestSinkGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "sink")
+		s := &slowSink{memory: newMemory()}
+		in, _ := r.sink("sink", s)
+		near, far := net.Pipe()
+		wide, carry := newRoomy(r.ctx, near)
+		r.group.Go(carry)
+		h := Hello{Link: topology.Link{Pipeline: "p", Edge: topology.Edge{From: "tap", To: "sink"}, From: "n0", To: "n1"}, Boot: 1, Generation: 1}
+		r.group.Go(func() { _ = tap.Serve(r.ctx, wide, h, nil) })
+		r.group.Go(func() {
+			if inc, err := Accept(far); err == nil {
+				_ = in.Serve(r.ctx, inc, "n0")
+			}
+		})
+		const n = 1000
+		_, done := r.source(tap, b, &trickle{n: n, every: time.Millisecond})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if s.writes > 15 {
+			t.Errorf("%d records in a second took %d Writes of 0.1 s, want 11 or so", n, s.writes)
 		}
 		r.stop()
 	})
