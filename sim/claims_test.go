@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -139,6 +140,30 @@ func TestKilledTapGoesOn(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if len(numbers.opened) != 8 {
 			t.Errorf("what was done is read again: opened at %v", numbers.opened)
+		}
+	})
+}
+
+// What only its node sees is read by each node of the role, and a run ends when all have.
+func TestTapsOfTheirOwn(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		l.disks = t.TempDir()
+		sink := newArrivals()
+		l.start("n1")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", (&pool{partitions: []string{"x"}, each: 1000}).tap("t1"))
+		l.start("t2", (&pool{partitions: []string{"x"}, each: 3000}).tap("t2"))
+		l.until("n1", "the first has ended", func(st api.Status) bool { return sink.by("a") > 2000 && len(readers(st)) == 1 })
+		l.kill("t2")
+		st := l.until("n1", "what waits for a node that is gone", func(st api.Status) bool { return st.Pipelines[0].Reason != "" })
+		if p := st.Pipelines[0]; p.State != "waiting" || !strings.Contains(p.Reason, "t2") {
+			t.Errorf("%s: %s", p.State, p.Reason)
+		}
+		l.start("t2", (&pool{partitions: []string{"x"}, each: 3000}).tap("t2"))
+		l.until("n1", "finished", finished)
+		if n := sink.by("a"); n != 4000 {
+			t.Errorf("%d records came, want 1000 and 3000", n)
 		}
 	})
 }
