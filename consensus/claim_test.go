@@ -212,3 +212,25 @@ func TestMarksAreQuiet(t *testing.T) {
 		await(t, watcher, time.Second, "told of the end", func(s *State) bool { return s.Pipelines[0].Claims[0].Done })
 	})
 }
+
+// A State that was kept by a version without claims is taken up.
+func TestStateWithoutClaims(t *testing.T) {
+	const old = `{"version":1,"index":40,"epoch":3,"log_id":7,"leader":"n1","term":2,"elections":1,"pipelines":[{"name":"p","version":1,
+		"graph":{"edges":[{"from":"a","to":"z"}]},"roles":[{"name":"a","kind":"tap"},{"name":"z","kind":"sink"}],"opened":[{"file":1,"by":2}]}],
+		"roster":[],"voters":["n1"],"servers":["n1/x"],"config_index":1}`
+	var s State
+	if err := json.Unmarshal([]byte(old), &s); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(claims(Claim{Role: "a", Partition: "x", Holder: "n1", Boot: 1, Gen: 7}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, refused, err := s.apply(&entry{Index: 41, Command: b})
+	if err != nil || refused != nil {
+		t.Fatal(err, refused)
+	}
+	if got := claimsText(next); got != "a/x n1:1 41<0 7 0" || len(next.Pipelines[0].Opened) != 1 {
+		t.Errorf("%s, opened %v", got, next.Pipelines[0].Opened)
+	}
+}
