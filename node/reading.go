@@ -18,13 +18,17 @@ import (
 const (
 	// partitionsMax is how many partitions a tap may have on a node (DESIGN 6).
 	partitionsMax = 64
-	// growEvery is how often a tap whose partitions may grow is asked for them.
-	growEvery = time.Second
 	// leaseFor is how long a shared partition is read after a leader was last heard of: less than
 	// the shortest takeover, by more than a clock drifts or a look is late. leaseLook is how often
 	// that is looked at.
 	leaseFor  = 6 * time.Second
 	leaseLook = 250 * time.Millisecond
+	// knownWait is how long a partition that was read before waits for the links that may know more of
+	// it than the log (DESIGN 6: at most 1 s), knownLook how often it looks for them; knownLinks is how
+	// many are enough: what a node has where it has not all (topology).
+	knownWait  = time.Second
+	knownLook  = 10 * time.Millisecond
+	knownLinks = 8
 )
 
 // partition is a part of a tap, as this node has it. The role's mu guards all but the names.
@@ -77,7 +81,6 @@ type reading struct {
 	rr     *roleRun
 	shared bool
 	logged bool
-	grows  bool
 
 	group  sync.WaitGroup
 	ended  chan *sourceRun
@@ -94,9 +97,6 @@ func newReading(rr *roleRun) *reading {
 	if tap, ok := rr.cfg.Tap.(interface{ Replayable() bool }); ok {
 		replayable = tap.Replayable()
 	}
-	if tap, ok := rr.cfg.Tap.(interface{ Grows() bool }); ok {
-		t.grows = tap.Grows()
-	}
 	t.logged = replayable && (t.shared || rr.n.cfg.DataDir != "")
 	return t
 }
@@ -109,12 +109,7 @@ func (t *reading) run(ctx context.Context) error {
 	if err := t.list(ctx); err != nil {
 		return err
 	}
-	var grow, lease <-chan time.Time
-	if t.grows {
-		tick := time.NewTicker(growEvery)
-		defer tick.Stop()
-		grow = tick.C
-	}
+	var lease <-chan time.Time
 	if t.shared {
 		tick := time.NewTicker(leaseLook)
 		defer tick.Stop()
@@ -122,7 +117,7 @@ func (t *reading) run(ctx context.Context) error {
 	}
 	again := time.NewTimer(0)
 	defer again.Stop()
-	stopped := t.rr.reading.Done()
+	pause, stopped := retryMin, t.rr.reading.Done()
 	for {
 		changed := t.rr.n.consensus.Changed()
 		t.follow(ctx)
@@ -132,15 +127,13 @@ func (t *reading) run(ctx context.Context) error {
 		case <-lease:
 		case <-stopped:
 			stopped = nil
-		case <-grow:
-			if err := t.list(ctx); err != nil {
-				return err
-			}
 		case err := <-t.asked:
 			t.asking = false
-			if err != nil {
-				t.rr.n.log.Debug("claim again later", "role", t.rr.key.role, "err", err)
-				again.Reset(retryMin)
+			if t.answer(err); err != nil {
+				again.Reset(pause)
+				pause = min(2*pause, retryMax)
+			} else {
+				pause = retryMin
 			}
 		case run := <-t.ended:
 			if err := t.end(ctx, run); err != nil {
@@ -152,8 +145,8 @@ func (t *reading) run(ctx context.Context) error {
 	}
 }
 
-// list asks the tap for its partitions; those that it had stay. A tap whose partitions follow from what
-// was there at first is told of those that the log has.
+// list asks the tap for its partitions. One whose partitions follow from what was there at first is told
+// of those that the log has.
 func (t *reading) list(ctx context.Context) error {
 	names, err := t.rr.cfg.Tap.Partitions(ctx)
 	if tap, ok := t.rr.cfg.Tap.(interface{ Keep([]string) []string }); ok && err == nil {
@@ -172,9 +165,6 @@ func (t *reading) list(ctx context.Context) error {
 	t.rr.mu.Lock()
 	defer t.rr.mu.Unlock()
 	for _, here := range names {
-		if slices.ContainsFunc(t.rr.partitions, func(p *partition) bool { return p.here == here }) {
-			continue
-		}
 		p := &partition{name: here, here: here}
 		if own := string(t.rr.n.self.ID) + ":"; !t.shared && !strings.HasPrefix(here, own) {
 			p.name = own + here
@@ -235,6 +225,24 @@ func (t *reading) follow(ctx context.Context) {
 	})
 }
 
+// answer takes note of what became of a claim. One that is refused is shown, and tried again.
+func (t *reading) answer(err error) {
+	rr, why := t.rr, ""
+	if refusal, ok := errors.AsType[consensus.Refusal](err); ok {
+		why = string(refusal)
+	}
+	rr.mu.Lock()
+	before := rr.refused
+	rr.refused = why
+	rr.mu.Unlock()
+	switch {
+	case why != "" && why != before:
+		rr.n.log.Warn("the log refuses a claim, tried again", "role", rr.key.role, "err", err)
+	case err != nil:
+		rr.n.log.Debug("claim again later", "role", rr.key.role, "err", err)
+	}
+}
+
 // claim is the claim on a partition, or what one would be.
 func (t *reading) claim(p consensus.Pipeline, part *partition) (c consensus.Claim, known bool) {
 	if c, known = p.Claim(t.rr.key.role, part.name); known {
@@ -281,6 +289,9 @@ func (t *reading) read(run *sourceRun) error {
 	if t.logged {
 		cfg.OnMark = func(m wire.Mark) { rr.n.marks.put(markOf(rr.key, c, m.Next, m.Position)) }
 	}
+	if m, ok := t.known(run.ctx, c, id); ok && m.Gen == c.Gen && m.Next > c.Next && len(m.Position) > 0 {
+		cfg.Next, cfg.Position = m.Next, m.Position
+	}
 	var err error
 	cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, cfg.Position)
 	if errors.Is(err, stream.ErrReset) && cfg.Position != nil {
@@ -308,6 +319,42 @@ func (t *reading) read(run *sourceRun) error {
 	return err
 }
 
+// known is the highest mark that the nodes downstream know of a source, if another claim has read it.
+// It waits for the links to them, as long as they may take.
+func (t *reading) known(ctx context.Context, c consensus.Claim, source uint64) (m wire.Mark, ok bool) {
+	if c.Before == 0 {
+		return m, false
+	}
+	tick := time.NewTicker(knownLook)
+	defer tick.Stop()
+	for range int(knownWait / knownLook) {
+		if t.linked() {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return m, false
+		}
+	}
+	return t.rr.outlet.Known(source)
+}
+
+// linked reports whether each edge has links to all nodes downstream, or to enough of them.
+func (t *reading) linked() bool {
+	s := t.rr.n.consensus.State()
+	p, _ := s.Pipeline(t.rr.key.pipeline)
+	return !slices.ContainsFunc(t.rr.outlet.Stats(), func(e stream.EdgeStats) bool {
+		there := 0
+		for _, n := range s.Roster {
+			if p.Whole().ServedBy(n, e.Edge.To) {
+				there++
+			}
+		}
+		return e.Links < min(there, knownLinks)
+	})
+}
+
 // generation names another life of a partition's numbering.
 func (t *reading) generation() uint64 {
 	p, _ := t.rr.n.consensus.State().Pipeline(t.rr.key.pipeline)
@@ -319,7 +366,10 @@ func (t *reading) renew(run *sourceRun, gen uint64, why error) error {
 	rr, c := t.rr, run.claim
 	rr.n.log.Warn("a partition is read from its start, as a new generation: what is in it is not what was read before",
 		"role", rr.key.role, "partition", run.part.name, "read", c.Next, "err", why)
-	err := rr.n.insist(run.ctx, consensus.Reset(rr.key.pipeline, c, gen), func(s *consensus.State) bool {
+	ctx, cancel := context.WithCancel(run.ctx)
+	defer cancel()
+	defer context.AfterFunc(rr.reading, cancel)()
+	err := rr.n.insist(ctx, consensus.Reset(rr.key.pipeline, c, gen), func(s *consensus.State) bool {
 		p, _ := s.Pipeline(rr.key.pipeline)
 		now, _ := p.Claim(c.Role, c.Partition)
 		return now.Number != c.Number || now.Gen == gen
@@ -344,7 +394,8 @@ func (t *reading) end(ctx context.Context, run *sourceRun) error {
 	case done:
 		part.done = true
 	}
-	failed := run.err != nil && !lost && !errors.Is(run.err, errRenewed)
+	failed := run.err != nil && !lost && !errors.Is(run.err, errRenewed) &&
+		!(rr.reading.Err() != nil && errors.Is(run.err, context.Canceled))
 	rr.broken = rr.broken || failed
 	rr.mu.Unlock()
 	switch {

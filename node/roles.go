@@ -40,8 +40,9 @@ type roleRun struct {
 	partitions []*partition // of a tap
 	listed     bool         // the tap has said which there are
 	paused     bool
-	lapsed     bool // no leader is heard of: what is shared may be another's
-	broken     bool // a partition cannot be read
+	lapsed     bool   // no leader is heard of: what is shared may be another's
+	broken     bool   // a partition cannot be read
+	refused    string // why the log takes no claim of a partition; "": it does
 }
 
 // newRoleRun makes a role that works until ctx is done, the pipeline fails or a version lacks it.
@@ -230,9 +231,16 @@ func (rr *roleRun) fail(reason string, exit int) {
 	})
 }
 
-// busy reports whether records went out and are un-acked; those of a run that failed stay so.
+// busy reports whether records went out and are un-acked, or a tap has not ended; those of a run that
+// failed stay so.
 func (rr *roleRun) busy() bool {
-	return rr.outlet != nil && rr.ctx.Err() == nil && slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
+	if rr.outlet == nil || rr.ctx.Err() != nil {
+		return false
+	}
+	rr.mu.Lock()
+	reads := slices.ContainsFunc(rr.partitions, func(p *partition) bool { return p.run != nil })
+	rr.mu.Unlock()
+	return reads || slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
 }
 
 // done reports whether the tap's partitions, as far as this node sees them, are read to their ends,

@@ -50,7 +50,7 @@ type roleReport struct {
 	Lines    uint64       `json:"lines,omitempty"`
 	Dups     uint64       `json:"dups,omitempty"`   // dropped
 	Others   uint64       `json:"others,omitempty"` // written, made otherwise than before
-	Waits    string       `json:"waits,omitempty"`  // why a sink tries again
+	Waits    string       `json:"waits,omitempty"`  // why a sink, or a tap's claim, is tried again
 	Buries   string       `json:"buries,omitempty"` // why dead letters are not kept yet
 }
 
@@ -92,6 +92,7 @@ func (rr *roleRun) report() roleReport {
 		out.Done, out.Over = rr.done(), rr.over()
 		rr.mu.Lock()
 		defer rr.mu.Unlock()
+		out.Waits = rr.refused
 		for _, p := range rr.partitions {
 			st := p.stats()
 			out.Taps = append(out.Taps, api.Tap{Partition: p.name, Read: st.Read, Acked: st.Acked, Done: p.done})
@@ -318,9 +319,9 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 				out.LinesOut += r.Lines
 				out.Duplicates += r.Dups
 				out.Nondeterministic += r.Others
-				if r.Waits != "" {
-					waits = append(waits, fmt.Sprintf("role %s on %s tries again: %s", r.Role, id, r.Waits))
-				}
+			}
+			if r.Waits != "" && r.Pipeline == p.Name {
+				waits = append(waits, fmt.Sprintf("role %s on %s tries again: %s", r.Role, id, r.Waits))
 			}
 		}
 	}
