@@ -122,14 +122,15 @@ func TestKilledTapGoesOn(t *testing.T) {
 		l.start("a1", node.Role{Name: "a", Handler: via("a")})
 		for kills := range 4 {
 			l.start("t1", numbers.tap("t1"))
-			l.until("n1", "more records", func(api.Status) bool { return sink.by("a") > 6000*(kills+1) })
+			l.until("n1", "more records", func(api.Status) bool { return sink.by("a") > 5500*(kills+1) })
 			if kills < 3 {
 				l.kill("t1")
 			}
 		}
 		l.until("n1", "finished", finished)
 		sink.check(t, 2*n, false)
-		if again, most := numbers.readBy("t1")-2*n, 3*2*1500; again <= 0 || again > most { // each loses the marks of a second
+		t.Logf("opened at %v", numbers.opened)
+		if again, most := numbers.readBy("t1")-2*n, 3*2*200; again < 0 || again > most { // a1 knows more than the log
 			t.Errorf("%d records were read again, want some and at most %d; opened at %v", again, most, numbers.opened)
 		}
 		if len(numbers.opened) != 8 {
