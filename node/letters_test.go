@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"weir/node/api"
 	"weir/node/dead"
 	"weir/stream"
@@ -124,4 +126,91 @@ func (c *collect) copy() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.bodies)
+}
+
+// Where no node has a data dir a letter waits, and status says so; it is kept as soon as one has.
+func TestDeadLettersWait(t *testing.T) {
+	c := newCluster(t, "a -> work -> b", map[string]topology.Kind{"a": topology.KindTap, "work": topology.KindGo, "b": topology.KindSink})
+	ill := new(atomic.Bool)
+	ill.Store(true)
+	got := newCollect()
+	a, _ := c.add(Role{Name: "a", Tap: numbered{7}}, letterKeeping)
+	c.add(Role{Name: "work", Handler: picky(ill)}, letterKeeping)
+	c.add(Role{Name: "b", Sink: got}, letterKeeping)
+	st := c.until(20*time.Second, "a letter waits", func(st api.Status) bool {
+		return len(st.Pipelines) == 1 && strings.Contains(st.Pipelines[0].Reason, "dead letters wait: no node has a data dir")
+	})
+	if p := st.Pipelines[0]; p.State != "waiting" || len(got.copy()) != 6 {
+		t.Errorf("%s, %d of the others arrived", p.State, len(got.copy()))
+	}
+	keeper, stop := c.add(Role{Name: "idle", Handler: picky(ill)}, letterKeeping, func(cfg *Config) { cfg.DataDir = t.TempDir() })
+	st = c.until(20*time.Second, "the run is finished", finished)
+	if diff := cmp.Diff([]api.DeadLetters{{Role: "work", Letters: 1}}, st.Pipelines[0].Dead); diff != "" {
+		t.Error(diff)
+	}
+	list, err := a.DeadList(t.Context(), api.Pick{})
+	if err != nil || len(list.Letters) != 1 || list.Letters[0].Keeper != string(keeper.ID()) {
+		t.Errorf("kept: %+v, %v", list, err)
+	}
+	stop() // the only one that keeps letters
+	if _, err := a.DeadShow(t.Context(), api.Pick{IDs: []string{list.Letters[0].ID}}); err == nil {
+		t.Error("a letter was shown whose keeper has left")
+	}
+}
+
+// slow is a handler that takes no record before it may.
+type slow struct{ may chan struct{} }
+
+func (h slow) Handle(ctx context.Context, b *stream.Batch) error {
+	select {
+	case <-h.may:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for i, r := range b.Records {
+		if err := b.To(i).Emit(ctx, stream.Out{Body: r.Body}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// What is being replayed is not dropped and not replayed by another; who stops waiting leaves the
+// letter where it was.
+func TestReplayIsAlone(t *testing.T) {
+	c := newCluster(t, "a -> work -> b", map[string]topology.Kind{"a": topology.KindTap, "work": topology.KindGo, "b": topology.KindSink})
+	h := slow{make(chan struct{})}
+	got := newCollect()
+	n, _ := c.add(Role{Name: "work", Handler: h}, letterKeeping, func(cfg *Config) { cfg.DataDir = t.TempDir() })
+	c.add(Role{Name: "b", Sink: got})
+	c.add(Role{Name: "a", Tap: numbered{0}})
+	c.until(20*time.Second, "all run", finished)
+	id, err := n.letters.store.Put(dead.Letter{Pipeline: "p", Role: "work", Record: "r"}, dead.Content{Body: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	replayed := make(chan error)
+	go func() { // ended by giveUp
+		replayed <- n.flows()["dead/replay"](ctx, url.Values{"id": {id}}, api.Body{}, func(any) error { return nil })
+	}()
+	c.until(10*time.Second, "the record is under way", func(api.Status) bool { return n.injections.busy() })
+	if d, err := n.DeadDrop(t.Context(), api.Pick{IDs: []string{id}}); d.Letters != 0 || d.Busy != 1 || err != nil {
+		t.Errorf("dropped while it is replayed: %+v, %v", d, err)
+	}
+	far, err := askFlow[api.Replayed](t, n, "dead/replay", url.Values{"id": {id}}, api.Body{})
+	if last := far[len(far)-1]; last.Letters != 0 || last.Of != 1 || len(last.Notes) != 1 || err != nil {
+		t.Errorf("replayed twice at once: %+v, %v", last, err)
+	}
+	giveUp()
+	<-replayed
+	c.until(10*time.Second, "the replay has ended", func(api.Status) bool { return !n.injections.busy() })
+	if list, _ := n.DeadList(t.Context(), api.Pick{}); len(list.Letters) != 1 {
+		t.Errorf("%d letters after a replay that was given up", len(list.Letters))
+	}
+	close(h.may)
+	far, err = askFlow[api.Replayed](t, n, "dead/replay", url.Values{"id": {id}}, api.Body{})
+	if last := far[len(far)-1]; last.Letters != 1 || err != nil || got.copy()["x"] == 0 {
+		t.Errorf("replayed: %+v, %v, arrived %v", last, err, got.copy())
+	}
 }
