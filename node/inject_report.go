@@ -24,6 +24,7 @@ func (is *injections) count(in *injection) {
 	r := in.report()
 	for i := range r.Edges {
 		r.Edges[i].Links, r.Edges[i].InflightRecords, r.Edges[i].CreditUsed, r.Edges[i].CreditLimit = 0, 0, 0, 0
+		r.Edges[i].SuspectRecords, r.Edges[i].RetryRecords = 0, 0
 	}
 	key := roleKey{in.pipeline, in.tap}
 	is.mu.Lock()

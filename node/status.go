@@ -52,6 +52,7 @@ type roleReport struct {
 	Others   uint64       `json:"others,omitempty"` // written, made otherwise than before
 	Waits    string       `json:"waits,omitempty"`  // why a sink, or a tap's claim, is tried again
 	Buries   string       `json:"buries,omitempty"` // why dead letters are not kept yet
+	Stuck    int          `json:"stuck,omitempty"`  // handlers that hang, if they are as many as it has
 }
 
 type edgeReport struct {
@@ -88,6 +89,11 @@ func (rr *roleRun) report() roleReport {
 		st := rr.sink.Stats()
 		out.Records, out.Lines, out.Dups, out.Others, out.Waits = st.Records, st.Lines, st.Duplicates, st.Nondeterministic, st.Waits
 	}
+	if rr.inlet != nil {
+		if st := rr.inlet.Stats(); st.Hangs {
+			out.Stuck = st.Stuck
+		}
+	}
 	if out.Tap {
 		out.Done, out.Over = rr.done(), rr.over()
 		rr.mu.Lock()
@@ -108,6 +114,7 @@ func newEdgeReport(pipeline string, st stream.EdgeStats) edgeReport {
 		Pipeline: pipeline, From: st.Edge.Source(), To: st.Edge.To, Links: st.Links,
 		InflightRecords: int64(st.Inflight), CreditUsed: int64(st.CreditUsed), CreditLimit: int64(st.CreditLimit),
 		RecordsTotal: st.Records, DeliveriesTotal: st.Deliveries, RedeliveredTotal: st.Redelivered,
+		SuspectRecords: int64(st.Suspects), RetryRecords: int64(st.Retries),
 	}}
 	if !st.FirstRedelivered.IsZero() {
 		e.FirstRedeliveredMS = st.FirstRedelivered.UnixMilli()
@@ -273,6 +280,8 @@ func addEdge(sum *api.Edge, latency *[stream.LatencyBuckets]uint64, e edgeReport
 		sum.InflightRecords += e.InflightRecords
 		sum.CreditUsed += e.CreditUsed
 		sum.CreditLimit += e.CreditLimit
+		sum.SuspectRecords += e.SuspectRecords
+		sum.RetryRecords += e.RetryRecords
 	}
 	sum.RecordsTotal += e.RecordsTotal
 	sum.DeliveriesTotal += e.DeliveriesTotal
@@ -302,6 +311,9 @@ func progress(s *consensus.State, p consensus.Pipeline, all map[topology.NodeID]
 			}
 		}
 		for _, r := range all[id].Roles {
+			if r.Pipeline == p.Name && r.Stuck > 0 {
+				waits = append(waits, fmt.Sprintf("role %s on %s: %d handlers hang, past their deadline", r.Role, id, r.Stuck))
+			}
 			if r.Pipeline == p.Name && r.Buries != "" {
 				waits = append(waits, fmt.Sprintf("role %s on %s: %s", r.Role, id, r.Buries))
 			}

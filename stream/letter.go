@@ -184,11 +184,12 @@ type InletStats struct {
 	Dead        uint64 // letters made
 	DeadWaiting int    // letters that have no place yet
 	Stuck       int    // handlers that made no progress for too long and have not returned
+	Hangs       bool   // these are as many as the role may have: it takes little more, or nothing
 }
 
 // Stats returns the counts.
 func (in *Inlet) Stats() InletStats {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return InletStats{in.dead.Load(), len(in.letters), in.stuck}
+	return InletStats{in.dead.Load(), len(in.letters), in.stuck, in.stuck >= in.most()}
 }

@@ -257,6 +257,14 @@ func writeEdges(b *strings.Builder, es []api.Edge) {
 	}
 	b.WriteByte('\n')
 	t.writeTo(b, "")
+	for _, e := range es {
+		if e.RetryRecords > 0 {
+			fmt.Fprintf(b, "%s/%s -> %s: %d records wait to be tried again\n", e.Pipeline, e.From, e.To, e.RetryRecords)
+		}
+		if e.SuspectRecords > 0 {
+			fmt.Fprintf(b, "%s/%s -> %s: %d records that a node died with go on one at a time\n", e.Pipeline, e.From, e.To, e.SuspectRecords)
+		}
+	}
 }
 
 func writeNodes(b *strings.Builder, ns []api.Node) {

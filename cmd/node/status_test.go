@@ -21,7 +21,8 @@ func handStatus() api.Status {
 			{ID: "db-1", Addr: "10.0.0.3:7411", PID: 12, Roles: []string{"database", "errlog"}, State: "draining", MemoryBytes: 64 << 20},
 			{ID: "n1", Addr: "10.0.0.1:7411", PID: 10, Roles: []string{}, Tags: []string{"gpu", "ssd"}, State: "alive", Voter: true, Leader: true, MemoryBytes: 64 << 20},
 		},
-		Edges: []api.Edge{},
+		Edges: []api.Edge{{Pipeline: "enrich", From: "parser", To: "database", Links: 1, RecordsTotal: 100, RedeliveredTotal: 9, InflightRecords: 14,
+			CreditLimit: 100, RetryRecords: 12, SuspectRecords: 2}},
 		Pipelines: []api.Pipeline{
 			{Name: "enrich", Version: 3, Graph: "parser -> database", Roles: []string{"parser", "database"}, State: "paused",
 				Reason: "weir resume enrich/database", Paused: []string{"enrich/database"},

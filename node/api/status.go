@@ -61,6 +61,10 @@ type Edge struct {
 	RecordsTotal     uint64 `json:"records_total"` // distinct records handed to the edge
 	DeliveriesTotal  uint64 `json:"deliveries_total"`
 	RedeliveredTotal uint64 `json:"redelivered_total"`
+	// SuspectRecords may be why a node died: they go on one at a time. RetryRecords came back to be tried
+	// again later.
+	SuspectRecords int64 `json:"suspect_records,omitempty"`
+	RetryRecords   int64 `json:"retry_records,omitempty"`
 	// FirstRedeliveredMS is when the first redelivered record was acked, Unix milliseconds; 0: none.
 	FirstRedeliveredMS int64 `json:"first_redelivered_ms,omitempty"`
 	P99US              int64 `json:"p99_us"` // from written to handled, microseconds
