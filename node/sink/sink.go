@@ -1,16 +1,23 @@
-// Package sink holds the places where records end: a file, standard output, nothing; one file
-// each. A record of text is written as its body and a newline.
+// Package sink holds the places where records end: a file, standard output, a table of Postgres or
+// SQLite, a stream of Redis, an HTTP endpoint, nothing; one file each. (A program as a sink is of
+// package worker.) A record of text is written as its body and a newline, or line by line.
 //
 //	[]Record ──Write──> body \n body \n … ──> fsync ──> nil: the records are acked
+//	         ──Write──> rows (id, line, body) ──> commit ──> nil
+//
+// What the ack means is said at each. A store that is away, full or busy is a stream.Retry, a record
+// that it does not take a stream.Poison, anything else wrong a *stream.ConfigError of one sentence.
 //
 // A file named .gz or .zst is packed, each part by itself.
 //
 // A file keeps what it has seen in a second one beside it (journal.go), both durable before a Write
 // returns; so a record that comes twice is there once, also after a kill -9 or a power cut between.
 // A pipe, a terminal or standard output keeps nothing: what was written before the process started
-// is written again where it comes again.
+// is written again where it comes again, and so does an HTTP endpoint, under the same key. A table has
+// the record's ID as its key. A stream has what was seen beside it.
 //
-// The package never retries, and starts a goroutine only for a Write, which waits for it.
+// The package never retries, and starts a goroutine only for a Write, which waits for it; the drivers
+// of servers have their own, which end with Close.
 package sink
 
 import (
