@@ -28,17 +28,12 @@ type Builtin struct {
 var notYet = []Builtin{
 	{Name: "f12-leader-disk-hang", Lacks: "simulated disks do not hang: see the tests of package consensus"},
 	{Name: "f13-clock-jump", Lacks: "virtual time has one clock for all nodes"},
-	{Name: "f14-disk-full", Lacks: "simulated disks do not fill: see the tests of package consensus"},
-	{Name: "f15-torn-log", Lacks: "simulated disks keep what was written: see the tests of package consensus"},
+	{Name: "f15-torn-log", Lacks: "only the disks of sinks tear: see the tests of package consensus"},
 	{Name: "f16-out-of-memory", Lacks: "all nodes share one process here: see real processes"},
 	{Name: "f19-foreign-cluster", Lacks: "one cluster a run so far"},
 	{Name: "f20-two-clusters", Lacks: "one cluster a run so far"},
 	{Name: "f21-mixed-versions", Lacks: "there is one version so far"},
 	{Name: "f22-graph-change-in-failover", Lacks: "a scenario cannot change its graph: see the tests of package sim"},
-	{Name: "f23-poison-record", Lacks: "there are no dead letters yet: a poison record stops the run"},
-	{Name: "f24-killer-record", Lacks: "there is no quarantine yet"},
-	{Name: "f29-source-reset", Lacks: "positions of taps are not kept yet"},
-	{Name: "f30-partial-write", Lacks: "sinks write at once here: see the sink's own tests"},
 	{Name: "f35-out-of-files", Lacks: "simulated nodes open no files"},
 }
 

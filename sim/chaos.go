@@ -30,12 +30,14 @@ type hardness struct {
 	reordered  float64       // percent, at most
 	pauses     bool          // one seed in chaosPauses pauses a role, or all
 	severe     bool          // taps are restarted too
+	ills       float64       // how many records ail, of what a level of 1 has
+	torn       bool          // power cuts and full disks of sinks, and inputs that are replaced
 }
 
 var hardnesses = map[Level]hardness{
 	LevelLow:    {every: 8 * time.Second, lasts: 4 * time.Second, loss: 0.5, jitter: time.Millisecond, reordered: 1},
-	LevelMedium: {every: 3 * time.Second, lasts: 8 * time.Second, loss: 3, jitter: 5 * time.Millisecond, duplicated: 2, reordered: 10, pauses: true},
-	LevelHigh:   {every: time.Second, lasts: 10 * time.Second, loss: 10, jitter: 40 * time.Millisecond, duplicated: 10, reordered: 25, pauses: true, severe: true},
+	LevelMedium: {every: 3 * time.Second, lasts: 8 * time.Second, loss: 3, jitter: 5 * time.Millisecond, duplicated: 2, reordered: 10, pauses: true, ills: 0.3},
+	LevelHigh:   {every: time.Second, lasts: 10 * time.Second, loss: 10, jitter: 40 * time.Millisecond, duplicated: 10, reordered: 25, pauses: true, severe: true, ills: 1, torn: true},
 }
 
 const (
@@ -46,8 +48,9 @@ const (
 	// chaosLarge is of how many seeds one has records so large, and nodes with so little memory,
 	// that a stalled sink fills the windows within some seconds.
 	chaosLarge = 8
-	// chaosDisks is of how many seeds one has nodes with disks, which come back as who they were.
-	chaosDisks = 2
+	// chaosDisks is of how many seeds one has nodes without disks, which come back as others. Dead
+	// letters need disks.
+	chaosDisks = 3
 	// chaosPauses is of how many seeds one has a pause, only one: it stops what other faults would meet.
 	chaosPauses = 4
 	// chaosStart leaves a cluster the time to form, chaosQuiet some to see the last fault's end.
@@ -71,7 +74,15 @@ func Chaos(level Level, seed uint64) (string, error) {
 	if mix(seed, hash("large"))%chaosLarge == 0 {
 		b.WriteString("size 2KiB\nmemory 1MiB\n")
 	}
-	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%\n", millis(r, 20, 150), 24+r.IntN(41), r.Float64())
+	disks := mix(seed, hash("disks"))%chaosDisks != 0
+	fmt.Fprintf(b, "role work takes %v capacity %d fails %.1f%%", millis(r, 20, 150), 24+r.IntN(41), r.Float64())
+	if disks && h.ills > 0 {
+		for _, ill := range chaosIlls {
+			fmt.Fprintf(b, " %s %.3f%%", ill.word, ill.percent*h.ills*r.Float64())
+		}
+		fmt.Fprintf(b, " deadline %v\nrole sink poisons %.3f%%", millis(r, 2000, 4000), 0.1*h.ills*r.Float64())
+	}
+	fmt.Fprintf(b, "\n%s", chaosTaps[r.IntN(len(chaosTaps))])
 	fmt.Fprintf(b, "delay %v jitter %v\n", micros(r, 2*time.Millisecond), micros(r, h.jitter))
 	for _, bad := range []struct {
 		what string
@@ -85,9 +96,12 @@ func Chaos(level Level, seed uint64) (string, error) {
 	if h.severe {
 		faults = append(faults, "restart random tap")
 	}
-	if mix(seed, hash("disks"))%chaosDisks == 0 {
+	if disks {
 		b.WriteString("disks\n")
 		faults = append(faults, drawableWithDisks...)
+	}
+	if h.torn {
+		faults = append(faults, drawableOfDisks...)
 	}
 	for at := chaosStart; at < chaosLength-chaosQuiet; at += time.Duration(r.ExpFloat64() * float64(h.every)).Round(time.Millisecond) {
 		lasts := millis(r, 500, int(h.lasts/time.Millisecond))
@@ -99,6 +113,16 @@ func Chaos(level Level, seed uint64) (string, error) {
 	}
 	return b.String(), nil
 }
+
+// chaosIlls are what ails records at most, in percent of them: some ten of each of the first, one or two
+// of the others, which each stop a node three times or more.
+var chaosIlls = []struct {
+	word    string
+	percent float64
+}{{"poisons", 0.2}, {"hangs", 0.02}, {"kills", 0.02}, {"pairs", 10}}
+
+// chaosTaps are what reads.
+var chaosTaps = []string{"", "", "role source nodes 2 partitions 2\n", "role source nodes 2 shared 3\n", "role source live 1\n"}
 
 // drawable are the faults that chaos draws from; LASTS, PERCENT and TIMES are drawn too.
 var drawable = []string{
@@ -133,6 +157,19 @@ var drawable = []string{
 	"stall random worker for LASTS",
 	"stall random sink for LASTS",
 	"stall sink for LASTS",
+	"busy random worker for LASTS",
+	"busy random sink for LASTS",
+}
+
+// drawableOfDisks are those of the disks of sinks, and of what taps read.
+var drawableOfDisks = []string{
+	"crash random sink for LASTS",
+	"crash random sink for LASTS",
+	"full random sink for LASTS",
+	"full sink for LASTS",
+	"busy work for LASTS",
+	"replace random tap",
+	"replace tap",
 }
 
 // drawableWithDisks are those that a cluster in memory does not survive, or does not notice.

@@ -27,9 +27,10 @@ func (r *attemptRules) see(e *Event) {
 	case EventLetter:
 		r.letter(e)
 	case EventStruck:
-		// One death makes it a suspect, as many as there are attempts are its own.
+		// The first death makes it a suspect, at the second there may have been others beside it; as many
+		// as there are attempts are its own.
 		r.dying = e.Node
-		if r.struck[e.Record]++; most > 0 && r.struck[e.Record] > most+1 {
+		if r.struck[e.Record]++; most > 0 && r.struck[e.Record] > most+2 {
 			r.c.violated("F24", e.At, aboutRecord(e.Record), "record %s has ended %d nodes", recordName(e.Record), r.struck[e.Record])
 		}
 	case EventFaultBegin, EventFrozen, EventKilled, EventStopped: // who counts its attempts may be gone by it

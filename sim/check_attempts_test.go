@@ -72,11 +72,11 @@ func TestRulesOfAttempts(t *testing.T) {
 		{"and four other links ended", []any{read(0), ended(toSink), ended(toSink), ended(toSink), ended(toSink), letter(0, 4), acked(0)}, []string{"I9"}},
 		{"it failed twice, and was held up", []any{read(5), handled(5, 1), handled(5, 2), handled(5, 3), late(5), letter(5, 3), acked(5)}, nil},
 		{"a fourth attempt", []any{read(3), handled(3, 4), letter(3, 4), acked(3)}, []string{"I9"}},
-		{"a killer ends four nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, nil},
-		{"a killer ends five nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, []string{"F24"}},
-		{"a killer ends five nodes, another one dies", []any{
+		{"a killer ends five nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, nil},
+		{"a killer ends six nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, []string{"F24"}},
+		{"a killer ends six nodes, another one dies", []any{
 			read(3), struck(3), struck(3), struck(3), Event{Kind: EventKilled, Node: sinkNode}, Event{Kind: EventStarted, Node: sinkNode},
-			struck(3), struck(3), letter(3, 4), acked(3),
+			struck(3), struck(3), struck(3), letter(3, 4), acked(3),
 		}, nil},
 
 		{"kept once", []any{read(0), sunk(0, wholeWay), acked(0), stored(sinkNode, 0, wholeWay), over}, nil},

@@ -1,17 +1,26 @@
 package sim
 
 import (
+	"maps"
 	"time"
 
 	"weir/topology"
 )
 
 // fenceRules judges I5: a receiver reads one life of a link at a time, each later than those
-// before, and takes nothing of one that has ended.
+// before, and takes nothing of one that has ended; and no record of a source whose claim is older than
+// one it has taken.
 type fenceRules struct {
-	c     *check
-	links map[topology.Link]*fenceSeen
-	ended map[LifeID]bool
+	c      *check
+	links  map[topology.Link]*fenceSeen
+	ended  map[LifeID]bool
+	claims map[claimer]uint64 // the newest taken
+}
+
+// claimer is a source as a node knows it.
+type claimer struct {
+	node   topology.NodeID
+	source uint64
 }
 
 // lifeEvents are the begin and the end of a life, at both ends of a link.
@@ -23,7 +32,7 @@ type fenceSeen struct {
 }
 
 func newFenceRules(c *check) *fenceRules {
-	return &fenceRules{c: c, links: make(map[topology.Link]*fenceSeen), ended: make(map[LifeID]bool)}
+	return &fenceRules{c: c, links: make(map[topology.Link]*fenceSeen), ended: make(map[LifeID]bool), claims: make(map[claimer]uint64)}
 }
 
 func (r *fenceRules) see(e *Event) {
@@ -35,6 +44,15 @@ func (r *fenceRules) see(e *Event) {
 		if f := r.links[r.c.h.Life(e.Life).Link]; f != nil && f.open == e.Life {
 			f.open = 0
 		}
+	case EventClaimed:
+		of := claimer{e.Node, e.Record}
+		if e.N < r.claims[of] {
+			s := subject{nodes: []topology.NodeID{e.Node}, kinds: []EventKind{EventClaimed}}
+			r.c.violated("I5", e.At, s, "%s takes records of claim %d, and has taken such of claim %d", e.Node, e.N, r.claims[of])
+		}
+		r.claims[of] = e.N
+	case EventStarted: // what it knew it may know no more
+		maps.DeleteFunc(r.claims, func(of claimer, _ uint64) bool { return of.node == e.Node })
 	case EventTaken:
 		if r.ended[e.Life] {
 			r.violated(e, 0, "%s takes records of a generation that has ended")

@@ -65,6 +65,10 @@ func sunk(n uint64, path string) Event {
 	return Event{Kind: EventSunk, Node: sinkNode, Text: "sink", Record: n, Leaf: hash(path), N: 1}
 }
 
+func claimed(claim uint64) Event {
+	return Event{Kind: EventClaimed, Node: workNode, Record: 77, N: claim}
+}
+
 func linkEvent(k EventKind, l LifeID, n, m uint64) Event {
 	id := sinkNode
 	if k <= EventFreed {
@@ -144,6 +148,9 @@ func TestRules(t *testing.T) {
 		{"a limit taken back", []any{flows, linkEvent(EventTaken, one, 1, 20)}, []string{"I4", "I7"}},
 		{"two generations at once", []any{open, linkEvent(EventLinkAccept, two, 0, 1)}, []string{"I5"}},
 		{"a generation after the other", []any{open, linkEvent(EventLinkEnd, one, 0, 0), linkEvent(EventLinkAccept, two, 0, 1)}, nil},
+		{"a claim after another", []any{claimed(3), claimed(4), claimed(4)}, nil},
+		{"an older claim", []any{claimed(4), claimed(3)}, []string{"I5"}},
+		{"an older claim at a node that has started anew", []any{claimed(4), node(EventKilled, workNode), node(EventStarted, workNode), claimed(3)}, nil},
 		{"an older generation", []any{linkEvent(EventLinkAccept, two, 0, 1), linkEvent(EventLinkEnd, two, 0, 1), open}, []string{"I5"}},
 		{"taken after the end", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventLinkEnd, one, 0, 1), linkEvent(EventTaken, one, 1, 21)}, []string{"I5"}},
 		{"custody ends without an ack", []any{flows, linkEvent(EventFreed, one, 0, 1)}, []string{"I6"}},

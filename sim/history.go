@@ -42,9 +42,10 @@ const (
 	EventTaken      // handlers were given all below N, M may be sent
 	EventDone       // link seqs [N, M) are acked to the sender
 
-	EventSource // source Record begins, or goes on with, generation N of partition Text, numbering from M
-	EventMark   // source Record is acked below M in generation N
-	EventHeld   // the node's windows hold N bytes, more than ever before
+	EventSource  // source Record begins, or goes on with, generation N of partition Text, numbering from M
+	EventClaimed // the node takes records of source Record with claim N, right from the tap
+	EventMark    // source Record is acked below M in generation N
+	EventHeld    // the node's windows hold N bytes, more than ever before
 
 	// Control, from the nodes.
 	EventElected // the node leads in term N

@@ -67,6 +67,9 @@ func (h *History) stream(id topology.NodeID, held *atomic.Int64, e *stream.Event
 	case stream.EventSource:
 		h.Add(Event{Kind: EventSource, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Text: e.Text})
 		return
+	case stream.EventClaimed:
+		h.Add(Event{Kind: EventClaimed, Node: id, Record: e.Lo, N: e.Hi})
+		return
 	case stream.EventMark:
 		h.Add(Event{Kind: EventMark, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Text: e.Text})
 		return

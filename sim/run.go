@@ -17,7 +17,8 @@ const (
 	// lanDelay and lanJitter are the network's own: a room of machines on one switch.
 	lanDelay  = 300 * time.Microsecond
 	lanJitter = 100 * time.Microsecond
-	// settleMax is how long after the last fault and the last read all must be acked (FAULTS I13).
+	// settleMax is how long after the last fault and the last read all must be acked (FAULTS I13), where
+	// nothing of the scenario takes longer: see Workload.Settle.
 	// A run goes on for overtime more, so that the checker sees that it is over.
 	settleMax = 10 * time.Second
 	overtime  = time.Second
@@ -174,7 +175,7 @@ func (r *run) settle(d *director, load *Workload) error {
 		d.acked = at
 	}
 	last := max(d.healed, d.s.Length, load.LastRead().Sub(d.net.start)) // taps may have much to catch up with
-	if at-d.acked > deliveryMax || at >= last+settleMax+overtime {
+	if at-d.acked > deliveryMax || at >= last+load.Settle()+overtime {
 		d.over = true
 		return nil
 	}

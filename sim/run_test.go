@@ -157,7 +157,7 @@ func TestChaosHolds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		held(t, Run(Config{Scenario: parsed(t, "chaos", text, Shape{Nodes: 9}), Seed: c.seed}))
+		promised(t, Run(Config{Scenario: parsed(t, "chaos", text, Shape{Nodes: 9}), Seed: c.seed}))
 	}
 }
 

@@ -147,16 +147,38 @@ func (w *Workload) Settled() bool {
 const (
 	// attemptsMax is how often a record may be tried (stream's own; it is no setting yet).
 	attemptsMax = 3
+	// takeoverMax is how long a shared partition waits for its node where the role does not say (node's
+	// own default).
+	takeoverMax = 10 * time.Second
 	// edgeSlack is what an edge may have in flight beyond the node's memory, in bytes: a batch.
 	edgeSlack = 1 << 20
 	// sinkCapacity is how many records a sink works on at once: stream gives it as much credit.
 	sinkCapacity = creditMax
 )
 
+// Settle is how long after the last fault and the last read all must be acked: longer where records
+// end nodes,
+// hang until their deadlines, or where the partitions of a node wait for it.
+func (w *Workload) Settle() time.Duration {
+	all := settleMax
+	for _, r := range w.roles {
+		if r.Hangs > 0 {
+			all += attemptsMax * r.Deadline
+		}
+		if r.Kills > 0 { // what a node that died had in hand is handled one by one
+			all += time.Duration(cmp.Or(r.Capacity, stream.CapacityDefault)) * 3 * r.Takes / 2
+		}
+		if r.Shared {
+			all += cmp.Or(r.Takeover, takeoverMax)
+		}
+	}
+	return all
+}
+
 // Expect is what the load and the product promise of a run.
 func (w *Workload) Expect() Expect {
 	x := Expect{Outcomes: w.outcomes(), Ill: func(role string, n uint64, path string) ill { return w.ill(w.roles[role], n, path) },
-		Capacity: make(map[string]int), Tagged: make(map[string]int), Live: make(map[string]bool), Attempts: attemptsMax, Settle: settleMax}
+		Capacity: make(map[string]int), Tagged: make(map[string]int), Live: make(map[string]bool), Attempts: attemptsMax, Once: true, Settle: w.Settle()}
 	x.Memory = w.memory + edgeSlack*uint64(len(w.pipeline.Graph.Edges))
 	for name, r := range w.roles {
 		x.Fails += r.Fails

@@ -61,6 +61,9 @@ func (in *Inlet) current(bl *block) bool {
 		in.claims[w.Source] = w.Claim
 	}
 	last.source, last.claim = w.Source, w.Claim
+	if h := in.cfg.Hooks; h != nil {
+		h.Watch(Event{Kind: EventClaimed, Hello: bl.r.helloOf(), Lo: w.Source, Hi: w.Claim})
+	}
 	return true
 }
 

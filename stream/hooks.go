@@ -31,18 +31,19 @@ type EventKind uint8
 
 // The kinds of events.
 const (
-	_           EventKind = iota
-	EventOpen             // sender: the link may send below Hi
-	EventClose            // sender: its un-acked records go elsewhere
-	EventSent             // sender: link seqs [Lo, Hi) are on their way; the node's windows hold Held bytes
-	EventGrant            // sender: all below Lo were taken, those below Hi may be sent
-	EventFreed            // sender: link seqs [Lo, Hi) are out of custody
-	EventAccept           // receiver: this generation is read from now on; it may send below Hi
-	EventEnd              // receiver: this generation is read no more
-	EventTaken            // receiver: handlers were given all below Lo, those below Hi may be sent
-	EventDone             // receiver: link seqs [Lo, Hi) are acked
-	EventSource           // source Lo begins generation Generation of its partition Text
-	EventMark             // source Lo is acked below Hi in generation Generation
+	_            EventKind = iota
+	EventOpen              // sender: the link may send below Hi
+	EventClose             // sender: its un-acked records go elsewhere
+	EventSent              // sender: link seqs [Lo, Hi) are on their way; the node's windows hold Held bytes
+	EventGrant             // sender: all below Lo were taken, those below Hi may be sent
+	EventFreed             // sender: link seqs [Lo, Hi) are out of custody
+	EventAccept            // receiver: this generation is read from now on; it may send below Hi
+	EventEnd               // receiver: this generation is read no more
+	EventTaken             // receiver: handlers were given all below Lo, those below Hi may be sent
+	EventDone              // receiver: link seqs [Lo, Hi) are acked
+	EventSource            // source Lo begins generation Generation of its partition Text
+	EventClaimed           // receiver: records of source Lo with claim Hi are taken right from its tap
+	EventMark              // source Lo is acked below Hi in generation Generation
 )
 
 // Bug is the name of a bug that can be built in. They are those of FAULTS 3.5, I18.
