@@ -136,16 +136,9 @@ func (s *follower) read(ctx context.Context, p []byte) (int, error) {
 // open opens the next file, if it is there: the first that was written after the last one and rotated
 // since, or path. One whose name another has got by then is looked for again, at the next look.
 func (s *follower) open() error {
-	path := s.path
-	var next os.FileInfo
-	for _, r := range rotated(s.path) {
-		switch {
-		case s.last == nil:
-		case os.SameFile(r.info, s.last):
-			path, next = s.path, nil
-		case next == nil && r.info.ModTime().After(s.last.ModTime()):
-			path, next = r.path, r.info
-		}
+	path, next := s.path, os.FileInfo(nil)
+	if s.last != nil {
+		path, next = s.after(s.last)
 	}
 	in, err := openInput(path)
 	switch {
@@ -169,6 +162,20 @@ func (s *follower) open() error {
 	s.place.offset, s.place.sum = 0, sum{}
 	s.use(in)
 	return nil
+}
+
+// after is the file that was written after the one of info, and what it was then: nil, it is path.
+func (s *follower) after(info os.FileInfo) (path string, next os.FileInfo) {
+	path = s.path
+	for _, r := range rotated(s.path) {
+		switch {
+		case os.SameFile(r.info, info):
+			path, next = s.path, nil
+		case next == nil && r.info.ModTime().After(info.ModTime()):
+			path, next = r.path, r.info
+		}
+	}
+	return path, next
 }
 
 // use makes in, which stands at the place's offset, the file that is read.
@@ -197,6 +204,9 @@ func (s *follower) atEnd() error {
 		return err
 	case s.renamed.IsZero():
 		s.renamed = time.Now()
+		if _, next := s.after(info); next != nil { // and that was rotated too: the next look is the last
+			s.renamed = s.renamed.Add(-followLinger)
+		}
 	case time.Since(s.renamed) >= followLinger:
 		return s.turn(info)
 	}
