@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"weir/node/api"
 	"weir/node/dead"
@@ -45,7 +46,7 @@ letters of the whole cluster, through any node.`,
 }
 
 func newDeadList() *cobra.Command {
-	var addr string
+	var addr, dir string
 	var asJSON bool
 	limit := deadLimit
 	cmd := &cobra.Command{
@@ -56,14 +57,15 @@ func newDeadList() *cobra.Command {
 		ValidArgsFunction: completeNames(pausable),
 	}
 	addAddr(cmd.Flags(), &addr)
+	addShelf(cmd.Flags(), &dir)
 	cmd.Flags().IntVar(&limit, "limit", limit, "show at most `NUMBER`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
 		if limit < 1 || limit > deadLimitMax {
 			return &exitError{exitUsage, fmt.Errorf("--limit %d: choose 1 to %d", limit, deadLimitMax)}
 		}
-		var ls api.Letters
-		if err := call(cmd.Context(), addr, "dead/list", api.Pick{Name: strings.Join(args, ""), Limit: limit}, &ls); err != nil {
+		ls, err := askDead(cmd.Context(), addr, dir, "dead/list", api.Pick{Name: strings.Join(args, ""), Limit: limit}, (*shelf).list)
+		if err != nil {
 			return err
 		}
 		if asJSON {
@@ -76,7 +78,7 @@ func newDeadList() *cobra.Command {
 }
 
 func newDeadShow() *cobra.Command {
-	var addr string
+	var addr, dir string
 	var asJSON, body bool
 	cmd := &cobra.Command{
 		Use:     "show ID",
@@ -86,11 +88,12 @@ func newDeadShow() *cobra.Command {
 		Args:    oneArg("the id of a dead letter"),
 	}
 	addAddr(cmd.Flags(), &addr)
+	addShelf(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with the body as base64")
 	cmd.Flags().BoolVar(&body, "body", false, "print the record and nothing else")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
-		var l api.Letter
-		if err := call(cmd.Context(), addr, "dead/show", api.Pick{IDs: args}, &l); err != nil {
+		l, err := askDead(cmd.Context(), addr, dir, "dead/show", api.Pick{IDs: args}, (*shelf).show)
+		if err != nil {
 			return err
 		}
 		switch w := cmd.OutOrStdout(); {
@@ -179,7 +182,7 @@ func endReplay(w io.Writer, con *console, far api.Replayed, asJSON bool, err err
 }
 
 func newDeadDrop() *cobra.Command {
-	var addr string
+	var addr, dir string
 	var all bool
 	cmd := &cobra.Command{
 		Use:               "drop ID... | --all [PIPELINE[/ROLE]]",
@@ -189,14 +192,15 @@ func newDeadDrop() *cobra.Command {
 	}
 	cmd.Args = picking(&all)
 	addAddr(cmd.Flags(), &addr)
+	addShelf(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&all, "all", false, "all letters, or all of the pipeline or role that is named")
 	cmd.RunE = verb(func(cmd *cobra.Command, args []string) error {
 		p := api.Pick{IDs: args}
 		if all {
 			p = api.Pick{Name: strings.Join(args, "")}
 		}
-		var d api.Dropped
-		if err := call(cmd.Context(), addr, "dead/drop", p, &d); err != nil {
+		d, err := askDead(cmd.Context(), addr, dir, "dead/drop", p, (*shelf).drop)
+		if err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s dropped\n", letters(d.Letters)); err != nil {
@@ -212,6 +216,11 @@ func newDeadDrop() *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// addShelf adds --data-dir to the flags of a verb that can do without a node.
+func addShelf(flags *pflag.FlagSet, dir *string) {
+	flags.StringVar(dir, "data-dir", "", "instead of a node, look at the data dir `DIR`, or those in it, whose nodes do not run")
 }
 
 // picking is for verbs that take ids, or --all and perhaps a name.

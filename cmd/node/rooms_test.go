@@ -42,7 +42,7 @@ const modules = `
 github.com/hashicorp/memberlist <- gossip
 github.com/hashicorp/raft       <- consensus
 github.com/hashicorp/go-hclog   <- consensus
-go.etcd.io/bbolt               <- consensus, node/dead
+go.etcd.io/bbolt                <- consensus, node/dead
 github.com/quic-go/quic-go      <- stream/mux, node/bench
 github.com/klauspost/compress   <- stream/wire, node/tap, node/sink
 github.com/goccy/go-yaml        <- node/spec

@@ -22,6 +22,7 @@ type figures struct {
 	Deliveries        uint64           `json:"deliveries"`
 	Redelivered       uint64           `json:"redelivered"`
 	Duplicates        uint64           `json:"duplicates"` // dropped
+	DeadLetters       int              `json:"dead_letters"`
 	LeaderChanges     int              `json:"leader_changes"`
 	LeaderGapMS       *int64           `json:"leader_gap_ms"`       // from the kill to the next leader's first committed entry
 	FirstRedeliveryMS *int64           `json:"first_redelivery_ms"` // from the kill to the first redelivered record's ack
@@ -61,6 +62,9 @@ func figuresOf(st api.Status, pipeline string, k kill) figures {
 	f.RecordsIn, f.RecordsOut = p.RecordsIn, p.RecordsOut
 	f.LinesIn, f.LinesOut = p.LinesIn, p.LinesOut
 	f.Duplicates = p.Duplicates
+	for _, d := range p.Dead {
+		f.DeadLetters += d.Letters
+	}
 	first := int64(0)
 	for _, e := range st.Edges {
 		if e.Pipeline != pipeline {
@@ -102,6 +106,9 @@ func writeSummary(w io.Writer, f figures, st api.Status, k kill) {
 	fmt.Fprintf(b, "%s %s after %.1f s on %s\n", f.Pipeline, f.State, f.Seconds, plural(uint64(f.Nodes), "node"))
 	fmt.Fprintf(b, "  read   %s%s in %s\n", atLeast, plural(f.LinesIn, "line"), plural(f.RecordsIn, "record"))
 	fmt.Fprintf(b, "  wrote  %s%s in %s, %s more came twice\n", atLeast, plural(f.LinesOut, "line"), plural(f.RecordsOut, "record"), count(f.Duplicates))
+	if f.DeadLetters > 0 {
+		fmt.Fprintf(b, "  kept   %s: weir dead list --data-dir DIR\n", plural(uint64(f.DeadLetters), "dead letter"))
+	}
 	fmt.Fprintf(b, "  held   at most %s on one node\n", size(f.HeldBytesMax))
 	if k.Node != "" {
 		fmt.Fprintf(b, "  killed %s, which led\n", k.Node)

@@ -42,6 +42,9 @@ var (
 // ErrNewer says that the file was written by a later version of this program.
 var ErrNewer = errors.New("it was written by a newer weir")
 
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("another process has it open")
+
 // Store is the dead letters of one file. All methods may be called concurrently.
 type Store struct {
 	db *bbolt.DB
@@ -68,6 +71,8 @@ func Open(path string, noSync bool) (s *Store, err error) {
 	}
 	db, err := bbolt.Open(path, 0o600, options)
 	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return nil, ErrInUse
 	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch), errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	case err != nil:
