@@ -39,6 +39,10 @@ type Claim struct {
 	Next     uint64 `json:"next,omitempty"`     // all below is acked, without a gap
 	Position []byte `json:"position,omitempty"` // where the tap goes on with Next
 	Done     bool   `json:"done,omitempty"`     // read to its end, and all of it acked
+
+	// All is only in a command: it names all partitions of the role, and does nothing where the
+	// role has others already.
+	All bool `json:"all,omitempty"`
 }
 
 // Mark is how far a claim's holder is.
@@ -122,6 +126,8 @@ func (s *State) claim(name string, cs []Claim) error {
 			old.Number, old.Holder, old.Boot = s.Index, c.Holder, c.Boot
 		case c.Number != 0:
 			continue // its pipeline failed, and began again
+		case c.All && slices.ContainsFunc(p.Claims, func(o Claim) bool { return o.Role == c.Role && !names(cs, o) }):
+			continue // another node saw others, and was first
 		default:
 			if err := s.roomFor(p, c); err != nil {
 				return err
@@ -133,6 +139,11 @@ func (s *State) claim(name string, cs []Claim) error {
 	s.Pipelines = slices.Clone(s.Pipelines)
 	s.Pipelines[i] = p
 	return nil
+}
+
+// names reports whether one of cs is of the same partition as c.
+func names(cs []Claim, c Claim) bool {
+	return slices.ContainsFunc(cs, func(o Claim) bool { return o.Role == c.Role && o.Partition == c.Partition })
 }
 
 // roomFor is why the State has no room for one more partition; p is as it will be in it.

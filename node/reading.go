@@ -70,6 +70,12 @@ var (
 	errRenewed = errors.New("the partition begins again")
 )
 
+// keepsPartitions is a tap whose partitions follow from what is there when it is asked: it is told of
+// those that the log has, and returns those that stand.
+type keepsPartitions interface {
+	Keep(known []string) []string
+}
+
 // reading is a tap at work: one loop that follows the State, and a goroutine for each partition that
 // is this node's to read, ended when it is no more.
 //
@@ -81,6 +87,8 @@ type reading struct {
 	rr     *roleRun
 	shared bool
 	logged bool
+	keeper keepsPartitions // nil: the tap has the same ones at each start
+	kept   bool            // the partitions are those of the log
 
 	group  sync.WaitGroup
 	ended  chan *sourceRun
@@ -97,6 +105,7 @@ func newReading(rr *roleRun) *reading {
 	if tap, ok := rr.cfg.Tap.(interface{ Replayable() bool }); ok {
 		replayable = tap.Replayable()
 	}
+	t.keeper, _ = rr.cfg.Tap.(keepsPartitions)
 	t.logged = replayable && (t.shared || rr.n.cfg.DataDir != "")
 	return t
 }
@@ -145,16 +154,9 @@ func (t *reading) run(ctx context.Context) error {
 	}
 }
 
-// list asks the tap for its partitions. One whose partitions follow from what was there at first is told
-// of those that the log has.
+// list asks the tap for its partitions.
 func (t *reading) list(ctx context.Context) error {
 	names, err := t.rr.cfg.Tap.Partitions(ctx)
-	if tap, ok := t.rr.cfg.Tap.(interface{ Keep([]string) []string }); ok && err == nil {
-		p, _ := t.rr.n.consensus.State().Pipeline(t.rr.key.pipeline)
-		if known := tap.Keep(p.Partitions(t.rr.key.role)); len(known) > 0 {
-			names = known
-		}
-	}
 	if err == nil && len(names) > partitionsMax {
 		err = fmt.Errorf("the tap has %d partitions, at most %d are read", len(names), partitionsMax)
 	}
@@ -164,6 +166,26 @@ func (t *reading) list(ctx context.Context) error {
 	}
 	t.rr.mu.Lock()
 	defer t.rr.mu.Unlock()
+	t.set(names)
+	t.rr.listed = true
+	return nil
+}
+
+// adopt takes the partitions that the log has for those of a tap that asks for that: they follow from
+// what was there when they were named. Until then none is read.
+func (t *reading) adopt(p consensus.Pipeline) {
+	if t.keeper == nil || t.kept {
+		return
+	}
+	if names := t.keeper.Keep(p.Partitions(t.rr.key.role)); len(names) > 0 {
+		t.set(names)
+		t.kept = true
+	}
+}
+
+// set makes these the partitions, under the role's mu.
+func (t *reading) set(names []string) {
+	t.rr.partitions = nil
 	for _, here := range names {
 		p := &partition{name: here, here: here}
 		if own := string(t.rr.n.self.ID) + ":"; !t.shared && !strings.HasPrefix(here, own) {
@@ -171,8 +193,6 @@ func (t *reading) list(ctx context.Context) error {
 		}
 		t.rr.partitions = append(t.rr.partitions, p)
 	}
-	t.rr.listed = true
-	return nil
 }
 
 // follow makes what is read here agree with the State: it claims, begins and ends.
@@ -183,6 +203,7 @@ func (t *reading) follow(ctx context.Context) {
 	lapsed := t.lapsed(s, p)
 	var want []consensus.Claim
 	rr.mu.Lock()
+	t.adopt(p)
 	for _, part := range rr.partitions {
 		c, known := t.claim(p, part)
 		ours := known && c.Holder == rr.n.self.ID && c.Boot == rr.n.self.Boot
@@ -248,7 +269,7 @@ func (t *reading) claim(p consensus.Pipeline, part *partition) (c consensus.Clai
 	if c, known = p.Claim(t.rr.key.role, part.name); known {
 		return c, true
 	}
-	return consensus.Claim{Role: t.rr.key.role, Partition: part.name, Shared: t.shared, Gen: t.rr.n.generation(p)}, false
+	return consensus.Claim{Role: t.rr.key.role, Partition: part.name, Shared: t.shared, Gen: t.rr.n.generation(p), All: t.keeper != nil}, false
 }
 
 // lapsed reports whether what is shared may be another's by now, for all that this node knows.

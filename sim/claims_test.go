@@ -256,6 +256,34 @@ func TestSharedTap(t *testing.T) {
 	})
 }
 
+// sized is a tap whose partitions follow from what its node sees of the pool.
+type sized struct {
+	*poolTap
+	sees []string
+}
+
+func (t sized) Partitions(context.Context) ([]string, error) { return t.sees, nil }
+func (t sized) Keep(known []string) []string                 { return known }
+
+// Where nodes see a shared tap in different parts, those that one said first stand.
+func TestPartitionsThatTheFirstNamed(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		l.shared(0)
+		const n = 2000
+		sink, numbers := newArrivals(), &pool{partitions: []string{"w", "x", "y", "z"}, each: n, shared: true}
+		l.start("n1")
+		l.start("s1", node.Role{Name: "sink", Sink: sink})
+		l.start("a1", node.Role{Name: "a", Handler: via("a")})
+		l.start("t1", node.Role{Name: "tap", Tap: sized{&poolTap{numbers, "t1"}, []string{"w", "x"}}})
+		l.start("t2", node.Role{Name: "tap", Tap: sized{&poolTap{numbers, "t2"}, []string{"y", "z"}}})
+		st := l.until("n1", "finished", finished)
+		sink.check(t, 2*n, false)
+		if taps := st.Pipelines[0].Taps; len(taps) != 2 {
+			t.Errorf("partitions %+v, want two", taps)
+		}
+	})
+}
+
 // Without a leader a node stops reading what another could have by then, and nothing else.
 func TestLease(t *testing.T) {
 	for _, tt := range []struct {
