@@ -177,6 +177,9 @@ func TestPortDead(t *testing.T) {
 				if err := e.Emit(ctx, Out{Body: []byte("line 3"), Port: "odd", Header: map[string]string{HeaderReason: "not a number"}}); err != nil {
 					return err
 				}
+				if err := e.Emit(ctx, Out{Body: []byte("warning"), Port: PortErr}); !errors.Is(err, ErrNoEdge) {
+					return Poison(fmt.Errorf("what a program says is kept: %v", err))
+				}
 				if rec.Attempt == 1 {
 					return errors.New("try again")
 				}
