@@ -180,6 +180,13 @@ func TestFrameErrors(t *testing.T) {
 			if got := b.fates(); got != want {
 				t.Errorf("got  %s\nwant %s", got, want)
 			}
+			if !tc.config {
+				return
+			}
+			b = newFakeBatch(1) // is not kept waiting for a process that will not be
+			if err := s.handle(ctx, batchOf("c"), b); err != nil || !errors.As(b.nacks[0], new(*stream.ConfigError)) {
+				t.Errorf("the next one: %v, %v", err, b.nacks[0])
+			}
 		})
 	}
 }
@@ -219,6 +226,19 @@ func TestFrameDeadline(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
 		})
+	}
+}
+
+// A program that forgets one record is found out, though it goes on to answer others.
+func TestFrameForgets(t *testing.T) {
+	t.Parallel()
+	s, ctx := startFrame(t, Config{Sh: `read -r a; ` + each(`sleep 0.3; echo "{\"id\":$id,\"done\":true}"`), Deadline: time.Second})
+	b := newFakeBatch(20)
+	if err := s.handle(ctx, batchOf(seq(20)...), b); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(b.nacks); n < 2 || n == 20 || b.nacks[0] == nil {
+		t.Errorf("%d of 20 failed, want some, the first of them", n)
 	}
 }
 

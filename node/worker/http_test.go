@@ -149,6 +149,21 @@ func TestHTTPStatus(t *testing.T) {
 	}
 }
 
+// An answer is as large as a record may be.
+func TestHTTPRecordMax(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	h, ctx := startHTTP(t, HTTPConfig{URL: url, RecordMax: 8})
+	for in, want := range map[string]string{
+		"12345678": `"12345678"`, "12345678\n": `"12345678"`, "123456789": "", "12345678\nx": "", "12345678\n\n": "",
+	} {
+		var em fakeEmitter
+		err := h.handle(ctx, record(in), &em)
+		if got := bodies(&em); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: emitted %s, error %v", in, got, err)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Duration{

@@ -2,9 +2,11 @@ package worker
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -74,5 +76,50 @@ func outOfMemory(t *testing.T, group string) {
 	var em fakeEmitter
 	if err := p.handle(ctx, record("good"), &em); err != nil || bodies(&em) != `"ok"` {
 		t.Errorf("emitted %s, error %v", bodies(&em), err)
+	}
+}
+
+// A program or an endpoint that answers a GiB is stopped early, and costs little memory.
+func TestMemoryOfAnswers(t *testing.T) {
+	const gib = "head -c 1073741824 /dev/zero | tr '\\0' x"
+	each, ctx := start(t, Config{Sh: gib})
+	line, _ := startLine(t, Config{Sh: gib})
+	frame, _ := startFrame(t, Config{Sh: gib})
+	stderr, _ := start(t, Config{Sh: "exec >&2; " + gib})
+	post, _ := startHTTP(t, HTTPConfig{URL: speak(t, "HTTP/1.1 200 OK\r\n\r\n", func(c net.Conn) {
+		for p := make([]byte, 1<<20); ; {
+			if _, err := c.Write(p); err != nil {
+				return
+			}
+		}
+	})})
+	stays := func(s *resident) error {
+		b := newFakeBatch(1)
+		if err := s.handle(ctx, batchOf("a"), b); err != nil {
+			return err
+		}
+		return b.nacks[0]
+	}
+	for _, tc := range []struct {
+		name string
+		do   func() error
+		err  string
+	}{
+		{"each", func() error { return each.handle(ctx, record("a"), discard{}) }, "printed more than 1048576 bytes for one record"},
+		{"line", func() error { return stays(line.resident) }, "printed more than 1048576 bytes for one record"},
+		{"frame", func() error { return stays(frame) }, "is longer than 3211267 bytes"},
+		{"http", func() error { return post.handle(ctx, record("a"), discard{}) }, "answered more than 1048576 bytes for one record"},
+		{"stderr", func() error { return stderr.handle(ctx, record("a"), &fakeEmitter{errs: true}) }, ""},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := tc.do()
+		runtime.ReadMemStats(&after)
+		if !strings.Contains(text(err), tc.err) || tc.err == "" && err != nil {
+			t.Errorf("%s: error %.200q", tc.name, text(err))
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 32<<20 {
+			t.Errorf("%s: %d MiB", tc.name, took>>20)
+		}
 	}
 }
