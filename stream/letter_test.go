@@ -106,6 +106,23 @@ func TestDeadLetters(t *testing.T) {
 	})
 }
 
+// Of a block of which some lines are poison the letter has these alone, and says which they are.
+func TestLetterOfLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g graves
+		r, _ := failing(t, 1, &g, nil, Each(func(_ context.Context, rec Record, _ Emitter) error {
+			return PoisonLines(errors.New("line 3 of it: no JSON"), []byte("third\nninth"), "3,9")
+		}))
+		if got, want := g.all(), []string{"third\nninth/1: line 3 of it: no JSON"}; !slices.Equal(got, want) {
+			t.Errorf("letters %q, want %q", got, want)
+		}
+		if l := g.letters[0].Record; l.Header[HeaderLine] != "3,9" {
+			t.Errorf("the letter has the header %v", l.Header)
+		}
+		r.stop()
+	})
+}
+
 // A handler's error for a whole batch blames each record once, and then only the one whose it is.
 func TestBatchErrorSparesInnocents(t *testing.T) {
 	for _, err := range []error{errors.New("one of them is bad"), Poison(errors.New("one of them is bad"))} {

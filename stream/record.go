@@ -106,7 +106,17 @@ type Letter struct {
 func Retry(after time.Duration, err error) error { return &retryError{err, after} }
 
 // Poison says that no attempt can help: the record is a dead letter (exit code 65).
-func Poison(err error) error { return &poisonError{err} }
+func Poison(err error) error { return &poisonError{err, nil} }
+
+// HeaderLine is the header of a dead letter that says which lines of its record it is: 7, or 7-9, or
+// several of these.
+const HeaderLine = "weir-line"
+
+// PoisonLines is Poison of some lines of a block: all others were handled. The dead letter has the
+// lines alone, and their numbers as HeaderLine.
+func PoisonLines(err error, lines []byte, numbers string) error {
+	return &poisonError{err, &poisonedLines{lines, numbers}}
+}
 
 type retryError struct {
 	error
@@ -133,7 +143,27 @@ func IsPoison(err error) bool {
 	return ok
 }
 
-type poisonError struct{ error }
+type poisonError struct {
+	error
+	lines *poisonedLines // nil: all of the record
+}
+
+type poisonedLines struct {
+	body    []byte
+	numbers string
+}
+
+// of is the part of a record that is the letter.
+func (l *poisonedLines) of(r Record) Record {
+	header := map[string]string{HeaderLine: l.numbers}
+	for k, v := range r.Header {
+		if k != HeaderLine {
+			header[k] = v
+		}
+	}
+	r.Body, r.Header = l.body, header
+	return r
+}
 
 func (e *poisonError) Unwrap() error { return e.error }
 

@@ -78,7 +78,11 @@ func (in *Inlet) refused(ctx context.Context, b *Batch, i int, err error) (lette
 		n.Code, n.After = wire.CodeRetry, uint64(max(retry.after, 0)/time.Millisecond)
 	case !errors.As(err, &poison) && rec.Attempt < in.cfg.Attempts:
 	case in.keepsLetters():
-		in.bury(ctx, b, i, *rec, err)
+		dead := *rec
+		if poison != nil && poison.lines != nil {
+			dead = poison.lines.of(dead)
+		}
+		in.bury(ctx, b, i, dead, err)
 		return true
 	case poison != nil:
 		n.Code, n.Reason = wire.CodeStop, fmt.Sprintf("role %s cannot handle %s: %v", in.cfg.Role, describe(rec), err)

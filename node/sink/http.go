@@ -97,10 +97,11 @@ func (s *endpoint) Write(ctx context.Context, rs []stream.Record, _ stream.Seen)
 		if s.taken[rs[i].ID] {
 			continue
 		}
-		if results[i] = errNotTried; standing.Load() || ctx.Err() != nil {
-			continue
-		}
+		results[i] = errNotTried
 		g.Go(func() error {
+			if standing.Load() || ctx.Err() != nil {
+				return nil
+			}
 			results[i] = s.post(ctx, &rs[i])
 			if results[i] != nil && stream.ExitCode(results[i]) != exitPoison {
 				standing.Store(true)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ const serverTimeout = 30 * time.Second
 // twice, to any node, is there once.
 //
 // A server that is away, full or read-only is waited for; a row that the table does not take (no
-// JSON, a NUL in text, a constraint) is a stream.Poison; anything else wrong is a
+// JSON, a NUL in text, a constraint) is a stream.Poison, of a block of that line alone; anything else wrong is a
 // *stream.ConfigError. The URL's password is in no error.
 func Postgres(url, table string) (stream.Sink, error) {
 	cfg, err := pgx.ParseConfig(url)
@@ -59,6 +60,10 @@ type postgres struct {
 
 // Write inserts the rows in one transaction.
 func (s *postgres) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
+	return writeTable(rs, func(lo, hi int32) error { return s.try(ctx, rs, lo, hi) })
+}
+
+func (s *postgres) try(ctx context.Context, rs []stream.Record, lo, hi int32) error {
 	try, cancel := context.WithTimeoutCause(ctx, serverTimeout, fmt.Errorf("no answer for %v", serverTimeout))
 	defer cancel()
 	err := s.connect(try)
@@ -66,7 +71,7 @@ func (s *postgres) Write(ctx context.Context, rs []stream.Record, _ stream.Seen)
 		err = pgx.BeginFunc(try, s.conn, func(tx pgx.Tx) error {
 			var ids, bodies [][]byte
 			var lines []int32
-			return rows(rs, func(part []row) error {
+			return rows(rs, lo, hi, func(part []row) error {
 				ids, lines, bodies = ids[:0], lines[:0], bodies[:0]
 				for _, r := range part {
 					ids, lines, bodies = append(ids, r.id), append(lines, r.line), append(bodies, r.body)
@@ -170,6 +175,9 @@ func (s *postgres) judge(err error) error {
 
 // network is the innermost cause of an error of the network, which needs no name of ours in it.
 func network(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("no answer in time")
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
 	}

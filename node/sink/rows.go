@@ -2,7 +2,12 @@ package sink
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
 
 	"weir/stream"
 )
@@ -33,9 +38,9 @@ const (
 	rowBytesFull = gatherBytes
 )
 
-// rows calls write with the rows of the records, as many at once as may be. The slice is write's
-// until it returns.
-func rows(rs []stream.Record, write func([]row) error) error {
+// rows calls write with the rows of the records whose lines are from lo to below hi, as many at once as
+// may be. The slice is write's until it returns.
+func rows(rs []stream.Record, lo, hi int32, write func([]row) error) error {
 	batch := make([]row, 0, min(rowsMax, 2*len(rs)))
 	size := 0
 	for i := range rs {
@@ -43,7 +48,9 @@ func rows(rs []stream.Record, write func([]row) error) error {
 		line := int32(0)
 		for rest, more := rs[i].Body, true; more; line++ {
 			var body []byte
-			body, rest, more = bytes.Cut(rest, newline)
+			if body, rest, more = bytes.Cut(rest, newline); line < lo || line >= hi {
+				continue
+			}
 			batch = append(batch, row{id, line, body})
 			if size += len(body); len(batch) < rowsMax && size < rowBytesFull {
 				continue
@@ -61,3 +68,61 @@ func rows(rs []stream.Record, write func([]row) error) error {
 }
 
 var newline = []byte{'\n'}
+
+// splitsMax is how often the lines of one block are halved to find those that a table refuses; then
+// what it refuses stays together. One line among n takes 2 log2 n tries.
+const splitsMax = 128
+
+// writeTable writes records by try, which makes rows of their lines from lo to below hi, all or none.
+// Of a block that is refused alone all lines are written but those to blame.
+func writeTable(rs []stream.Record, try func(lo, hi int32) error) error {
+	err := try(0, math.MaxInt32)
+	if len(rs) != 1 || !stream.IsPoison(err) {
+		return err
+	}
+	lines := bytes.Split(rs[0].Body, newline)
+	if len(lines) == 1 {
+		return err
+	}
+	b := bisection{try: try, lines: lines}
+	if err := b.halve(0, len(lines), err); err != nil {
+		return err
+	}
+	return stream.PoisonLines(fmt.Errorf("line %s of it: %w", b.numbers[0], b.why), bytes.Join(b.bad, newline), strings.Join(b.numbers, ","))
+}
+
+// bisection finds the lines of a block that a table refuses.
+type bisection struct {
+	try    func(lo, hi int32) error
+	lines  [][]byte
+	splits int
+
+	bad     [][]byte
+	numbers []string // of the bad lines, from 1, as 7 or 7-9
+	why     error    // of the first
+}
+
+// halve writes what it can of lines that were refused together, with why.
+func (b *bisection) halve(lo, hi int, why error) error {
+	if hi-lo == 1 || b.splits == splitsMax {
+		number := strconv.Itoa(lo + 1)
+		if hi-lo > 1 {
+			number += "-" + strconv.Itoa(hi)
+		}
+		b.bad, b.numbers = append(b.bad, b.lines[lo:hi]...), append(b.numbers, number)
+		b.why = cmp.Or(b.why, why)
+		return nil
+	}
+	b.splits++
+	mid := (lo + hi) / 2
+	for _, half := range [2][2]int{{lo, mid}, {mid, hi}} {
+		err := b.try(int32(half[0]), int32(half[1])) // lines of a record of 64 MiB at most
+		if stream.IsPoison(err) {
+			err = b.halve(half[0], half[1], err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

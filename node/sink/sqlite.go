@@ -25,7 +25,7 @@ import (
 // journal is as the database has it; one with journal_mode = wal lets others read meanwhile.
 //
 // A disk that is full or a database that another holds is waited for; a row that the table does not
-// take (a CHECK) is a stream.Poison; anything else wrong is a *stream.ConfigError.
+// take (a CHECK) is a stream.Poison, of a block of that line alone; anything else wrong is a *stream.ConfigError.
 func SQLite(path, table string) stream.Sink {
 	return &sqliteTable{path: path, table: `"` + table + `"`, name: fmt.Sprintf("sqlite %s, table %s", path, table)}
 }
@@ -46,12 +46,16 @@ type sqliteTable struct {
 
 // Write inserts the rows in one transaction.
 func (s *sqliteTable) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
+	return writeTable(rs, func(lo, hi int32) error { return s.try(ctx, rs, lo, hi) })
+}
+
+func (s *sqliteTable) try(ctx context.Context, rs []stream.Record, lo, hi int32) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	err := s.open(ctx)
 	if err == nil {
-		err = s.write(ctx, rs)
+		err = s.write(ctx, rs, lo, hi)
 	}
 	switch {
 	case err == nil:
@@ -86,13 +90,13 @@ func (s *sqliteTable) open(ctx context.Context) error {
 	return nil
 }
 
-func (s *sqliteTable) write(ctx context.Context, rs []stream.Record) error {
+func (s *sqliteTable) write(ctx context.Context, rs []stream.Record, lo, hi int32) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	insert := tx.StmtContext(ctx, s.insert)
-	err = rows(rs, func(part []row) error {
+	err = rows(rs, lo, hi, func(part []row) error {
 		for _, r := range part {
 			var body any = r.body
 			if utf8.Valid(r.body) && bytes.IndexByte(r.body, 0) < 0 {

@@ -18,7 +18,7 @@ type store struct {
 	// lines are all that the store has, sorted.
 	lines func(t *testing.T) []string
 	bad   string // a body that it cannot take; "" = there is none
-	alone bool   // of several records it takes those that it can
+	alone bool   // of several records it takes those that it can, and of a block nothing
 	// What follows is nil where there is no server.
 	kill, start, freeze, thaw func()
 }
@@ -149,6 +149,17 @@ func testStore(t *testing.T, st store) {
 			}
 		}
 		want = append(append(want, bodies(300, 304)...), bodies(305, 310)...)
+		check(t, want)
+		if st.alone {
+			return
+		}
+		block := numbered(310, 311)
+		block[0].Body = []byte("l1\n" + st.bad + "\nl3\nl4\n" + st.bad + "\n" + st.bad)
+		err := r.write(t.Context(), block)
+		if stream.ExitCode(err) != 65 || !strings.HasPrefix(err.Error(), "line 2 of it: ") {
+			t.Errorf("error %v, want a Poison of line 2 and others", err)
+		}
+		want = append(want, "l1", "l3", "l4")
 		check(t, want)
 	})
 	t.Run("cancelled", func(t *testing.T) {

@@ -29,9 +29,6 @@ const (
 	reasonMax = 1 << 10
 )
 
-// headerLine is the header of a letter that says which lines of its record it is: 7, or 7-9.
-const headerLine = "weir-line"
-
 // errTakesNothing ends a bisection whose parts all fail.
 var errTakesNothing = errors.New("each part of the block fails")
 
@@ -68,7 +65,7 @@ func (b *bisection) run(ctx context.Context, why error, lines int, free func()) 
 		err = b.em.EmitBatch(ctx, b.dead)
 	}
 	if errors.Is(err, stream.ErrNoEdge) { // nobody keeps letters
-		return fmt.Errorf("line %s of it: %w", b.dead[0].Header[headerLine], b.first)
+		return fmt.Errorf("line %s of it: %w", b.dead[0].Header[stream.HeaderLine], b.first)
 	}
 	return err
 }
@@ -149,7 +146,7 @@ func (b *bisection) letter(part []byte, line, lines int, why error) stream.Out {
 	if header == nil {
 		header = make(map[string]string)
 	}
-	header[headerLine], header[stream.HeaderReason] = number, reason
+	header[stream.HeaderLine], header[stream.HeaderReason] = number, reason
 	header[stream.HeaderRole], header[stream.HeaderAttempts] = b.p.role, strconv.Itoa(b.r.Attempt)
 	return stream.Out{Body: part, Key: b.r.Key, Header: header, Port: stream.PortDead}
 }
