@@ -123,6 +123,9 @@ func NewSource(cfg SourceConfig) *Source {
 func (s *Source) Run(ctx, reading context.Context) error {
 	s.watch(EventSource, s.cfg.Next)
 	g, ctx := errgroup.WithContext(ctx)
+	reading, stop := context.WithCancel(reading)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)() // who is fenced reads no more
 	finished := make(chan struct{})
 	g.Go(func() error {
 		defer close(finished)
@@ -215,6 +218,9 @@ func (s *Source) next(ctx, reading context.Context) (Out, Mark, error) {
 	}
 	if err == nil {
 		err = s.gate.pass(ctx, reading)
+	}
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // what was read is not numbered, and comes again
 	}
 	return out, mark, err
 }
