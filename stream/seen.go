@@ -15,7 +15,7 @@ type seen struct {
 	lives   []*life // in the order they were first met, at most livesMax
 	last    *life   // of the record before
 	touched []touch // pages that have something pending
-	free    []*page // to be used again, at most pagesKeepMax
+	pool    *pages  // nil: none is used again
 
 	loaded bool   // what the sink kept of it is here
 	used   uint64 // when a record of it came, counted in batches
@@ -56,6 +56,25 @@ type other struct {
 	sum     uint32
 }
 
+// pages are those that are to be used again, at most pagesKeepMax.
+type pages struct{ free []*page }
+
+func (ps *pages) get() *page {
+	if ps == nil || len(ps.free) == 0 {
+		return new(page)
+	}
+	p := ps.free[len(ps.free)-1]
+	ps.free = ps.free[:len(ps.free)-1]
+	p.has, p.more = 0, nil // nothing of it is pending
+	return p
+}
+
+func (ps *pages) put(p *page) {
+	if ps != nil && len(ps.free) < pagesKeepMax {
+		ps.free = append(ps.free, p)
+	}
+}
+
 type touch struct {
 	l *life
 	t *trail
@@ -71,7 +90,7 @@ const (
 	// livesMax is how many generations of a source are told apart. Records of an old one may be
 	// on their way while a tap starts again, which takes it a second.
 	livesMax = 8
-	// pagesKeepMax is how many pages a source keeps for use again: 1 MiB.
+	// pagesKeepMax is how many pages a sink keeps for use again: 1 MiB.
 	pagesKeepMax = 4096
 )
 
@@ -147,13 +166,8 @@ func (s *seen) page(t *trail, seq uint64) *page {
 			return t.pages[i]
 		}
 	}
-	var p *page
-	if n := len(s.free); n > 0 {
-		p, s.free = s.free[n-1], s.free[:n-1]
-	} else {
-		p = new(page)
-	}
-	p.first, p.has, p.pending, p.touched, p.more = first, 0, 0, false, nil
+	p := s.pool.get()
+	p.first = first
 	t.pages = slices.Insert(t.pages, i, p)
 	return p
 }
@@ -222,8 +236,8 @@ func (s *seen) mark(gen, low uint64) {
 	for path, t := range l.trails {
 		n := 0
 		for n < len(t.pages) && t.pages[n].first+pageSeqs <= low {
-			if len(s.free) < pagesKeepMax && len(s.touched) == 0 { // else one of them may be on its way
-				s.free = append(s.free, t.pages[n])
+			if !t.pages[n].touched {
+				s.pool.put(t.pages[n])
 			}
 			n++
 		}

@@ -36,7 +36,8 @@ func TestSeen(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rnd := rand.New(rand.NewPCG(seed, 0))
-			s, kept := new(seen), []byte(nil)
+			pool := new(pages)
+			s, kept := &seen{pool: pool}, []byte(nil)
 			m := seenModel{low: map[uint64]uint64{}, sums: map[ID]map[uint32]bool{}}
 			next := uint64(rnd.IntN(1000))
 			for step := range 60 {
@@ -81,7 +82,7 @@ func TestSeen(t *testing.T) {
 					s.mark(gen, low)
 				}
 				if rnd.IntN(8) == 0 { // it starts again; a mark may come before what it kept
-					s = new(seen)
+					s = &seen{pool: pool}
 					s.mark(0, m.low[0])
 					if err := s.load(kept); err != nil {
 						t.Fatal(err)
@@ -97,7 +98,7 @@ func TestSeen(t *testing.T) {
 
 // What is remembered is what is above the low-water mark, and what is kept is of that size.
 func TestSeenIsBounded(t *testing.T) {
-	s := new(seen)
+	s := &seen{pool: new(pages)}
 	kept, most := 0, 0
 	const window = 5000
 	for i := range uint64(500_000) {
@@ -118,7 +119,7 @@ func TestSeenIsBounded(t *testing.T) {
 			t.Fatalf("%d IDs are remembered of %d above the mark", held, window)
 		}
 	}
-	if pages := len(s.free); pages > 3*window/pageSeqs+10 {
+	if pages := len(s.pool.free); pages > 3*window/pageSeqs+10 {
 		t.Errorf("%d pages are kept for use again", pages)
 	}
 	if want := 3 * (5*window*pageSeqs/pageSeqs + 4096); most > want {
@@ -228,7 +229,7 @@ func BenchmarkSeen(b *testing.B) {
 	for _, paths := range []uint64{1, 3, 100} {
 		b.Run(fmt.Sprint(paths, " paths"), func(b *testing.B) {
 			b.ReportAllocs()
-			s := new(seen)
+			s := &seen{pool: new(pages)}
 			var code []byte
 			kept := 0
 			for i := range uint64(b.N) {

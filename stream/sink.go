@@ -41,6 +41,7 @@ type SinkHandler struct {
 	mu      sync.Mutex
 	sources map[uint64]*seen // at most sourcesMax
 	batches uint64           // that came
+	pages   pages            // of all sources
 	stats   SinkStats
 }
 
@@ -118,7 +119,7 @@ func (h *SinkHandler) source(source uint64) *seen {
 		}
 		delete(h.sources, oldest)
 	}
-	s = new(seen)
+	s = &seen{pool: &h.pages}
 	h.sources[source] = s
 	return s
 }
