@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"weir/stream"
@@ -166,10 +165,7 @@ func (s *file) ready(size int64) (int64, error) {
 	if err := s.f.Sync(); err != nil {
 		return 0, err
 	}
-	if err := s.cfg.Disk.SyncDir(filepath.Dir(s.cfg.Path)); err != nil {
-		return 0, err
-	}
-	return size, s.journal.rewrite(s.cfg.boot, size)
+	return size, s.journal.rewrite(s.cfg.boot, size) // and the name: it is in the same directory
 }
 
 // end is where the text of others ends, with an end of their last line.

@@ -129,7 +129,7 @@ func TestPackedGoesOnAfterTearing(t *testing.T) {
 			t.Fatal(err)
 		}
 		empty := int64(len(packingOf(path).pack(nil, nil)))
-		for cut := empty; cut <= int64(len(all)); cut += 1 + cut/50 {
+		for cut := empty; cut <= int64(len(all)); cut += 1 + cut/10 {
 			torn := filepath.Join(dir, "torn"+p.ext)
 			if err := os.WriteFile(torn, all[:cut], 0o644); err != nil {
 				t.Fatal(err)
