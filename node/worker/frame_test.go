@@ -153,15 +153,15 @@ func TestFrameErrors(t *testing.T) {
 		{"is killed", ok + "kill -SEGV $$", false, "!sh: killed by SIGSEGV "},
 		{"ends early", ok, false, "!sh: ended with 1 of its records unanswered: in mode: frame it must read until its input ends "},
 		{"closes its output", ok + "exec >&-; trap '' TERM; sleep 600; sleep 600", false, "!sh: closed its output, and was killed as it did not end "},
-		{"closes its input", ok + "exec <&-; sleep 600", false, "!sh: gave no sign of the record it has had longest for 1s, with 1 unanswered, and was killed: raise deadline if it is slow "},
-		{"hangs, ignoring SIGTERM", ok + "trap '' TERM; sleep 600; sleep 600", false, "!sh: gave no sign of the record it has had longest for 1s, with 1 unanswered, and was killed: raise deadline if it is slow "},
+		{"closes its input", ok + "exec <&-; sleep 600", false, "!sh: gave no sign of the record it has had longest for 2s, with 1 unanswered, and was killed: raise deadline if it is slow "},
+		{"hangs, ignoring SIGTERM", ok + "trap '' TERM; sleep 600; sleep 600", false, "!sh: gave no sign of the record it has had longest for 2s, with 1 unanswered, and was killed: raise deadline if it is slow "},
 		{"leaves a daemon", ok + "sleep 600 & exit 3", false, "!sh: exit 3 "},
 		{"not found", "no-such-program", true, "!sh: exit 127, program not found: /bin/sh: 1: no-such-program: not found ~"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWatch(t)
-			s, ctx := startFrame(t, Config{Sh: "exec 3>" + w.path + "; echo up >&3; " + tc.sh, Deadline: time.Second})
+			s, ctx := startFrame(t, Config{Sh: "exec 3>" + w.path + "; echo up >&3; " + tc.sh, Deadline: 2 * time.Second})
 			b := newFakeBatch(2)
 			done := make(chan error, 1)
 			go func() { done <- s.handle(ctx, batchOf("a", "b"), b) }() // ended by the program's end
@@ -209,15 +209,15 @@ func TestFrameOrder(t *testing.T) {
 // The deadline is of the record that the program has had longest.
 func TestFrameDeadline(t *testing.T) {
 	t.Parallel()
-	const late = `!sh: gave no sign of the record it has had longest for 1s, with 1 unanswered, and was killed: raise deadline if it is slow `
+	const late = `!sh: gave no sign of the record it has had longest for 2s, with 1 unanswered, and was killed: raise deadline if it is slow `
 	for _, tc := range []struct{ name, sh, want string }{
-		{"one after the other", each(`sleep 0.6; echo "{\"id\":$id,\"body\":\"$id\",\"done\":true}"`), `"1""2""3"`},
-		{"slow, with signs", each(`sleep 0.6; echo "{\"id\":$id}"; sleep 0.6; echo "{\"id\":$id}"; sleep 0.6; echo "{\"id\":$id,\"done\":true}"`), ``},
+		{"one after the other", each(`sleep 0.8; echo "{\"id\":$id,\"body\":\"$id\",\"done\":true}"`), `"1""2""3"`},
+		{"slow, with signs", each(`sleep 0.7; echo "{\"id\":$id}"; sleep 0.7; echo "{\"id\":$id}"; sleep 0.7; echo "{\"id\":$id,\"done\":true}"`), ``},
 		{"answers all but one", `read -r a; ` + each(`sleep 0.4; echo "{\"id\":$id,\"body\":\"$id\",\"done\":true}"`) + `; sleep 600`, late + `"2""3"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s, ctx := startFrame(t, Config{Sh: tc.sh, Deadline: time.Second})
+			s, ctx := startFrame(t, Config{Sh: tc.sh, Deadline: 2 * time.Second})
 			b := newFakeBatch(3)
 			if err := s.handle(ctx, batchOf("a", "b", "c"), b); err != nil {
 				t.Fatal(err)
@@ -232,7 +232,7 @@ func TestFrameDeadline(t *testing.T) {
 // A program that forgets one record is found out, though it goes on to answer others.
 func TestFrameForgets(t *testing.T) {
 	t.Parallel()
-	s, ctx := startFrame(t, Config{Sh: `read -r a; ` + each(`sleep 0.3; echo "{\"id\":$id,\"done\":true}"`), Deadline: time.Second})
+	s, ctx := startFrame(t, Config{Sh: `read -r a; ` + each(`sleep 0.3; echo "{\"id\":$id,\"done\":true}"`), Deadline: 2 * time.Second})
 	b := newFakeBatch(20)
 	if err := s.handle(ctx, batchOf(seq(20)...), b); err != nil {
 		t.Fatal(err)
@@ -269,16 +269,16 @@ func TestResidentWaitsForCredit(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func() (*resident, context.Context){
 		"line": func() (*resident, context.Context) {
-			l, ctx := startLine(t, Config{Exec: []string{"cat"}, Deadline: 300 * time.Millisecond})
+			l, ctx := startLine(t, Config{Exec: []string{"cat"}, Deadline: time.Second})
 			l.proven.Store(true)
 			return l.resident, ctx
 		},
 		"frame": func() (*resident, context.Context) {
-			return startFrame(t, Config{Sh: each(`echo "{\"id\":$id,\"body\":\"$id\",\"done\":true}"`), Deadline: 300 * time.Millisecond})
+			return startFrame(t, Config{Sh: each(`echo "{\"id\":$id,\"body\":\"$id\",\"done\":true}"`), Deadline: time.Second})
 		},
 	} {
 		s, ctx := start()
-		b := slowBatch{newFakeBatch(3), time.Second}
+		b := slowBatch{newFakeBatch(3), 1700 * time.Millisecond}
 		if err := s.handle(ctx, batchOf("1", "2", "3"), b); err != nil {
 			t.Fatal(err)
 		}
