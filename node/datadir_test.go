@@ -141,6 +141,12 @@ func TestDataDirRefused(t *testing.T) {
 		{"a log that is none", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/log", func(b []byte) []byte { return bytes.Repeat([]byte("x"), 1<<16) })
 		}, 74, "data dir DIR: log store DIR/log: the file is damaged: one of its first pages does not fit its checksum: remove DIR, and the node starts anew under another name"},
+		{"torn letters", func(t *testing.T, dir string, _ *Config) {
+			edit(t, dir+"/dead.db", func(b []byte) []byte { return b[:5000] })
+		}, 74, "data dir DIR: dead.db, which holds dead letters: the file is damaged: "},
+		{"letters that are none", func(t *testing.T, dir string, _ *Config) {
+			edit(t, dir+"/dead.db", func(b []byte) []byte { return bytes.Repeat([]byte("x"), 1<<16) })
+		}, 74, "data dir DIR: dead.db, which holds dead letters: the file is damaged: "},
 		{"a file", func(t *testing.T, dir string, cfg *Config) { cfg.DataDir = dir + "/log" }, 78,
 			"data dir DIR: there is a file of that name: choose another directory"},
 		{"below a file", func(t *testing.T, dir string, cfg *Config) { cfg.DataDir = dir + "/log/x" }, 78,
