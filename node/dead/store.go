@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -73,7 +73,7 @@ func Open(path string, noSync bool) (s *Store, err error) {
 	switch {
 	case errors.Is(err, bbolt.ErrTimeout):
 		return nil, ErrInUse
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch), errors.Is(err, io.EOF):
+	case err != nil && !ofSystem(err): // bbolt's own words for what it found
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	case err != nil:
 		return nil, err
@@ -84,6 +84,12 @@ func Open(path string, noSync bool) (s *Store, err error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
+}
+
+// ofSystem reports whether an error is the system's, and not one about what a file holds.
+func ofSystem(err error) bool {
+	_, errno := errors.AsType[syscall.Errno](err)
+	return errno
 }
 
 // create makes a new file, whole or not at all.
