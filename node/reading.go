@@ -231,6 +231,7 @@ func (t *reading) follow(ctx context.Context) {
 	rr.hold()
 	rr.mu.Unlock()
 	if changed && lapsed {
+		rr.n.cfg.Hooks.sometimes("a shared partition is not read without a leader")
 		rr.n.log.Warn("no leader is heard: shared partitions are not read, another node may have them", "role", rr.key.role)
 	}
 	if len(want) == 0 || t.asking {
@@ -326,6 +327,7 @@ func (t *reading) read(run *sourceRun) error {
 		return err
 	}
 	if cfg.Next > 0 {
+		rr.n.cfg.Hooks.sometimes("a partition is read on")
 		rr.n.log.Info("a partition is read on", "role", rr.key.role, "partition", run.part.name, "next", cfg.Next)
 	}
 	s := stream.NewSource(cfg)
@@ -385,6 +387,7 @@ func (t *reading) generation() uint64 {
 // renew has the log say that a partition begins again, because of why.
 func (t *reading) renew(run *sourceRun, gen uint64, why error) error {
 	rr, c := t.rr, run.claim
+	rr.n.cfg.Hooks.sometimes("a partition begins again")
 	rr.n.log.Warn("a partition is read from its start, as a new generation: what is in it is not what was read before",
 		"role", rr.key.role, "partition", run.part.name, "read", c.Next, "err", why)
 	ctx, cancel := context.WithCancel(run.ctx)

@@ -58,8 +58,15 @@ func TestUnreached(t *testing.T) {
 // Scenarios made for a branch reach it, whatever chance does.
 func TestScenariosReachTheirBranches(t *testing.T) {
 	for name, wanted := range map[string][]string{
-		"full-windows": {"a window has no room for another chunk", "chunks are packed"},
-		"restarts":     {"a later start of a peer connects", "a heartbeat finds that a peer has started anew"},
+		"full-windows":      {"a window has no room for another chunk", "chunks are packed"},
+		"f14-disk-full":     {"a sink waits for its store"},
+		"f23-poison-record": {"a sink looks for the record that it refuses"},
+		"f24-killer-record": {"a suspect goes through quarantine", "a record is condemned"},
+		"f26-hung-worker":   {"a handler misses its deadline"},
+		"f27-zombie":        {"a shared partition is not read without a leader", "a sink drops what it had"},
+		"f29-source-reset":  {"a partition begins again"},
+		"f4-source-dies":    {"a partition is read on"},
+		"restarts":          {"a later start of a peer connects", "a heartbeat finds that a peer has started anew"},
 	} {
 		text, err := FindBuiltin(name)
 		if err != nil {

@@ -135,6 +135,7 @@ func (h *SinkHandler) settle(ctx context.Context, b *Batch, at []int) {
 		case err == nil:
 			h.written(b, fresh)
 		case len(fresh) > 1 && IsPoison(err):
+			h.cfg.Hooks.sometimes("a sink looks for the record that it refuses")
 			h.undo(seen.Source)
 			h.settle(ctx, b, fresh[:len(fresh)/2])
 			h.settle(ctx, b, fresh[len(fresh)/2:])
@@ -160,6 +161,7 @@ func (h *SinkHandler) sort(b *Batch, at []int) (fresh, twins []int, code Seen) {
 		switch s.add(&b.Records[i].ID) {
 		case had:
 			h.stats.Duplicates++
+			h.cfg.Hooks.sometimes("a sink drops what it had")
 		case twin:
 			twins = append(twins, i)
 		default:
@@ -199,7 +201,11 @@ func (h *SinkHandler) written(b *Batch, at []int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.source(b.Records[0].ID.Source)
-	h.stats.Nondeterministic += uint64(s.commit())
+	others := s.commit()
+	if others > 0 {
+		h.cfg.Hooks.sometimes("an output comes again with another body")
+	}
+	h.stats.Nondeterministic += uint64(others)
 	h.stats.Records += uint64(len(at))
 	h.stats.Lines += lines
 	if h.cfg.Hooks.has(BugLRU) {
@@ -251,6 +257,7 @@ func (h *SinkHandler) Insist(ctx context.Context, do func() error) error {
 			return err
 		}
 		if tries == 0 {
+			h.cfg.Hooks.sometimes("a sink waits for its store")
 			h.cfg.Log.Warn("sink waits", "err", err)
 		}
 		h.waits(err.Error())
