@@ -3,7 +3,6 @@ package main
 import (
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -51,47 +50,48 @@ roles:
 // TestFollowedLogIsRotated writes a log that is renamed, or copied and truncated, again and again, while
 // the node that follows it is killed and started again: each line arrives once (FAULTS F29).
 func TestFollowedLogIsRotated(t *testing.T) {
-	const rounds, linesARound = 16, 50
+	const lines = 50
+	const script = "settle copy settle kill copy start rename settle rename copy settle kill rename write copy rename start settle copy copy kill write rename start"
 	h := newHand(t, followed, "v1", "in=in", "out=out")
-	log := h.path("app.log")
-	for _, n := range h.nodes {
-		n.start()
-	}
-	rng := rand.New(rand.NewPCG(1, 2))
+	log, total := h.path("app.log"), 0
 	check := func(err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for round := range rounds {
+	writeMore := func() {
 		f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		check(err)
-		for i := range linesARound {
-			_, err := fmt.Fprintf(f, "%d of a log\n", round*linesARound+i)
+		for range lines {
+			_, err := fmt.Fprintf(f, "%d of a log\n", total)
 			check(err)
+			total++
 		}
 		check(f.Close())
-		if round == 0 {
-			h.complete(linesARound, 30*time.Second)
-		}
-		switch rotated := fmt.Sprintf("%s.%d", log, round); rng.IntN(3) {
-		case 0:
+		time.Sleep(10 * time.Millisecond) // two ticks of the clock that files are dated by
+	}
+	for _, n := range h.nodes {
+		n.start()
+	}
+	for i, step := range strings.Fields(script) {
+		writeMore()
+		switch rotated := fmt.Sprintf("%s.%d", log, i); step {
+		case "settle":
+			h.complete(total, 60*time.Second)
+		case "rename":
 			check(os.Rename(log, rotated))
-		case 1:
+		case "copy":
 			text, err := os.ReadFile(log)
 			check(err)
 			check(os.WriteFile(rotated, text, 0o600))
 			check(os.Truncate(log, 0))
-		}
-		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond) // nothing waits for it
-		if round%4 == 1 {
+		case "kill":
 			h.kill(h.place("in"))
-		}
-		if round%4 == 3 {
+		case "start":
 			h.place("in").start()
 		}
 	}
-	h.complete(rounds*linesARound, 90*time.Second)
+	h.complete(total, 90*time.Second)
 }
 
 const entriesOf = `

@@ -167,11 +167,12 @@ func (s *follower) open() error {
 // after is the file that was written after the one of info, and what it was then: nil, it is path.
 func (s *follower) after(info os.FileInfo) (path string, next os.FileInfo) {
 	path = s.path
+	passed := false // those behind it come later, though the clock may not have ticked
 	for _, r := range rotated(s.path) {
 		switch {
 		case os.SameFile(r.info, info):
-			path, next = s.path, nil
-		case next == nil && r.info.ModTime().After(info.ModTime()):
+			path, next, passed = s.path, nil, true
+		case next == nil && (passed || r.info.ModTime().After(info.ModTime())):
 			path, next = r.path, r.info
 		}
 	}

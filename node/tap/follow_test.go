@@ -56,7 +56,7 @@ func follow(t *testing.T, path string, at stream.Mark) *following {
 }
 
 // rotate does what a line says, each at another time by the clock of the file system, which the bubble's
-// is not: the words of changeFiles, "pack NAME", "copy NAME NAME", "truncate NAME" and "wait".
+// is not: the words of changeFiles, "pack NAME", "copy NAME NAME", "truncate NAME", "sametime NAME NAME" and "wait".
 func rotate(t *testing.T, dir, script string) {
 	t.Helper()
 	for line := range strings.SplitSeq(script, ";") {
@@ -75,6 +75,14 @@ func rotate(t *testing.T, dir, script string) {
 			write(t, dir, w[1]+".gz", pack(t, ".gz", string(text)))
 			_ = os.Chtimes(path+".gz", info.ModTime(), info.ModTime())
 			_ = os.Remove(path)
+		case "sametime":
+			info, err := os.Stat(path)
+			if err == nil {
+				err = os.Chtimes(filepath.Join(dir, w[2]), info.ModTime(), info.ModTime())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		case "copy":
 			text, err := os.ReadFile(path)
 			if err != nil {
@@ -109,6 +117,7 @@ func TestFollow(t *testing.T) {
 		{"copied and truncated in a line", "write log a1/a", "append log 2/a3/;copy log log.1;truncate log;append log b1/", "", "a1 a2 a3 b1 |"},
 		{"an older one begins as the copy", "write log.2 a1/o2/;write log a1/", "append log a2/;copy log log.1;truncate log;append log b1/", "", "a1 a2 b1 |"},
 		{"copied and truncated while down", "write log a1/a2/", "", "append log a3/;copy log log.1;truncate log;append log b1/", "a1 a2 | a3 b1"},
+		{"rotated twice within a tick", "write log a1/", "", "rename log log.1;write log m1/;write log.2 m1/;write log b1/;sametime log.2 log;rename log log.3;write log c1/", "a1 | m1 b1 c1"},
 		{"truncated", "write log a1/a2/", "truncate log;append log b1/", "append log b2/", "a1 a2 b1 | b2"},
 		{"truncated, and longer than it was", "write log a1/a2/", "truncate log;append log b1/b2/b3/b4/", "", "a1 a2 b1 b2 b3 b4 |"},
 		{"truncated in a line", "write log a1/a2", "truncate log;append log b1/", "", "a1 a2 b1 |"},
