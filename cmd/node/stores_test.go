@@ -109,6 +109,51 @@ func standStill(t *testing.T, r *running, st api.Status, during time.Duration) a
 	return st
 }
 
+// TestStoreSinkKilled kills -9 the nodes that fill a store, and its tap, and starts them again with their
+// data dirs: each line is there once. In Postgres that is so over nodes too.
+func TestStoreSinkKilled(t *testing.T) {
+	for name, tc := range map[string]struct {
+		start func(servertest.T) *servertest.Server
+		sink  string
+		nodes []string
+		count func(*testing.T, string) (lines, different int)
+	}{
+		"postgres": {servertest.Postgres, "{postgres: {url: %q, table: lines}}", []string{"o1=out", "o2=out"}, countPostgres},
+		"redis":    {func(t servertest.T) *servertest.Server { return servertest.Redis(t) }, "{redis: {url: %q, stream: lines}}", []string{"o1=out"}, countRedis},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := tc.start(t)
+			const n, rate = 40_000, 8_000
+			h := newHand(t, fmt.Sprintf(`
+pipeline: p
+graph: in -> out
+roles:
+  in:  {tap: {generate: {records: %d, size: 60, rate: %d}}}
+  out: {sink: `+tc.sink+`}
+`, n, rate, server.URL()), append([]string{"v1", "in=in"}, tc.nodes...)...)
+			for _, node := range h.nodes {
+				node.start()
+			}
+			h.until("lines in the store", 30*time.Second, func(st api.Status) bool {
+				return len(st.Pipelines) == 1 && st.Pipelines[0].LinesOut > rate/4
+			})
+			for _, victim := range []string{"o1", "in", "o1"} {
+				node := h.place(victim)
+				h.kill(node)
+				node.start()
+				time.Sleep(time.Second) // of work between two kills
+			}
+			h.until("the end of the run", 60*time.Second, func(st api.Status) bool {
+				return len(st.Pipelines) == 1 && st.Pipelines[0].State == "finished"
+			})
+			lines, different := tc.count(t, server.URL())
+			if lines != n || different != n {
+				t.Errorf("the store has %d lines, %d of them different, want %d", lines, different, n)
+			}
+		})
+	}
+}
+
 func countPostgres(t *testing.T, url string) (lines, different int) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), url)
