@@ -140,21 +140,21 @@ func TestExitCodes(t *testing.T) {
 
 // A program that hangs is ended, with all that it started; one that is slow is not.
 func TestDeadline(t *testing.T) {
-	const hung = "run sh: it neither read nor printed a byte for 1.5s, and was killed: raise deadline if it is slow"
+	const hung = "run sh: it neither read nor printed a byte for 2.5s, and was killed: raise deadline if it is slow"
 	large := strings.Repeat("x", 6*pipeBytes)
 	for _, tc := range []struct{ name, sh, in, want, err string }{
 		{"hangs", "sleep 600", "a", "", hung},
 		{"hangs, ignoring SIGTERM", "trap '' TERM; sleep 600; sleep 600", "a", "", hung},
 		{"stops reading", "head -c 100; sleep 600", large, "", hung},
 		{"stops printing", "echo a; sleep 600", "a", "", hung},
-		{"prints now and then", "for i in 1 2 3 4 5 6; do sleep 0.4; echo $i; done", "a", `"1\n2\n3\n4\n5\n6"`, ""},
-		{"says now and then", "for i in 1 2 3 4 5 6; do sleep 0.4; echo $i >&2; done; echo a", "a", `"a"err"1"err"2"err"3"err"4"err"5"err"6"`, ""},
-		{"reads now and then", "for i in 1 2 3 4 5 6; do sleep 0.4; head -c 900000 >/dev/null; done; cat >/dev/null; echo a", large, `"a"`, ""},
+		{"prints now and then", "for i in 1 2 3 4 5 6; do sleep 0.6; echo $i; done", "a", `"1\n2\n3\n4\n5\n6"`, ""},
+		{"says now and then", "for i in 1 2 3 4 5 6; do sleep 0.6; echo $i >&2; done; echo a", "a", `"a"err"1"err"2"err"3"err"4"err"5"err"6"`, ""},
+		{"reads now and then", "for i in 1 2 3 4 5 6; do sleep 0.6; head -c 900000 >/dev/null; done; cat >/dev/null; echo a", large, `"a"`, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWatch(t)
-			p, ctx := start(t, Config{Sh: "exec 3>" + w.path + "; echo up >&3; " + tc.sh, Deadline: 1500 * time.Millisecond})
+			p, ctx := start(t, Config{Sh: "exec 3>" + w.path + "; echo up >&3; " + tc.sh, Deadline: 2500 * time.Millisecond})
 			em := fakeEmitter{errs: true}
 			done := make(chan error, 1)
 			go func() { done <- p.handle(ctx, record(tc.in), &em) }() // ended by the program's deadline
