@@ -121,7 +121,7 @@ func (p *pace) linger(ctx context.Context, start time.Time) error {
 func (p *pace) paced(r node.Role) node.Role {
 	switch {
 	case r.Handler != nil:
-		r.Handler = pacedHandler{r.Handler, p}
+		r.Handler = pacedHandler{r.Handler.(*loadHandler), p}
 	case r.Tap != nil:
 		r.Tap = pacedTap{r.Tap.(*loadTap), p}
 	case r.Sink != nil:
@@ -131,16 +131,24 @@ func (p *pace) paced(r node.Role) node.Role {
 }
 
 type pacedHandler struct {
-	stream.Handler
+	*loadHandler
 	pace *pace
 }
 
 func (h pacedHandler) Handle(ctx context.Context, b *stream.Batch) error {
+	err := h.handle(ctx, b)
+	if ctx.Err() != nil { // that of a record itself is the same: it is ill
+		h.late(b)
+	}
+	return err
+}
+
+func (h pacedHandler) handle(ctx context.Context, b *stream.Batch) error {
 	if err := h.pace.ready(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	if err := h.Handler.Handle(ctx, b); err != nil {
+	if err := h.loadHandler.Handle(ctx, b); err != nil {
 		return err
 	}
 	return h.pace.linger(ctx, start)

@@ -21,7 +21,7 @@ const (
 	EventRead    // a tap that opened partition Text as the Nth handed out Record
 	EventAcked   // it was told that Record is acked end to end
 	EventHandled // role Text was given Record; N = attempt
-	EventLate    // role Text took longer with Record than it may, because the scenario held it up
+	EventLate    // the handling of Record by role Text was ended: it took too long, or its node ends
 	EventStruck  // Record ends the node
 	EventSunk    // role Text wrote Record durably
 	EventLetter  // Record is a durable dead letter of role Text; N = attempt

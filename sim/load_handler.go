@@ -66,6 +66,15 @@ func (h *loadHandler) one(ctx context.Context, r stream.Record, e stream.Emitter
 	return nil
 }
 
+// late notes the records of a batch whose handling was ended.
+func (h *loadHandler) late(b *stream.Batch) {
+	for i := range b.Records {
+		if number, path, err := h.w.parse(b.Records[i].Body); err == nil {
+			h.w.history.Add(Event{Kind: EventLate, Node: h.id, Record: number, Leaf: hash(path), Text: h.role.Name})
+		}
+	}
+}
+
 // poisoned is how an attempt at a poison record ends: by an error that says so, by another, or by a
 // panic, always the same.
 func poisoned(i ill, chance uint64) error {

@@ -30,7 +30,7 @@ func (h *History) line(e *Event) string {
 var verbsOf = map[EventKind]string{
 	EventOpened: "opens %s for the %dth time", EventRead: "reads record %s", EventAcked: "is told that record %s is acked",
 	EventHandled: "(%s) is given record %s, attempt %d", EventStruck: "is ended by record %s",
-	EventLetter: "(%s) has record %s for a dead letter, attempt %d", EventStored: "(%s) has kept record %s", EventLate: "(%s) was held up with record %s", EventSunk: "(%s) writes record %s, attempt %d", EventReadAll: "has read all before record %s", EventBroken: "finds: %s",
+	EventLetter: "(%s) has record %s for a dead letter, attempt %d", EventStored: "(%s) has kept record %s", EventLate: "(%s) is stopped with record %s", EventSunk: "(%s) writes record %s, attempt %d", EventReadAll: "has read all before record %s", EventBroken: "finds: %s",
 	EventLinkOpen: "opens %s, limit %d", EventLinkClose: "ends %s: what is un-acked goes back", EventSent: "sends on %s link seqs %d to %d, %d of them again",
 	EventGranted: "hears on %s: taken %d, limit %d", EventFreed: "lets go on %s link seqs %d to %d",
 	EventLinkAccept: "accepts %s, limit %d", EventLinkEnd: "ends %s", EventTaken: "takes on %s all below %d, limit %d", EventDone: "acks on %s link seqs %d to %d",
