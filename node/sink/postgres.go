@@ -55,7 +55,7 @@ type postgres struct {
 	name  string // in errors
 
 	conn   *pgx.Conn // nil: none
-	insert string    // made for the table when conn was
+	insert string    // made for the table when conn was; "" = that was not to be
 }
 
 // Write inserts the rows in one transaction.
@@ -96,7 +96,7 @@ func (s *postgres) try(ctx context.Context, rs []stream.Record, lo, hi int32) er
 
 // connect connects where there is no connection, and readies the table.
 func (s *postgres) connect(ctx context.Context) error {
-	if s.conn != nil && !s.conn.IsClosed() {
+	if s.conn != nil && !s.conn.IsClosed() && s.insert != "" {
 		return nil
 	}
 	s.drop()
@@ -104,7 +104,7 @@ func (s *postgres) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.conn = conn
+	s.conn, s.insert = conn, ""
 	const durable = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
 	if _, err := conn.Exec(ctx, durable); err != nil {
 		return err

@@ -86,33 +86,39 @@ func TestSQLiteBytes(t *testing.T) {
 	}
 }
 
-// A database that another holds is waited for.
+// A database that another writes or reads is waited for.
 func TestSQLiteBusy(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.db")
-	s := openSQLite(t, path, "t")
-	if err := s.Write(t.Context(), numbered(0, 10), stream.Seen{}); err != nil {
-		t.Fatal(err)
-	}
-	db, err := sql.Open("sqlite", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.ExecContext(t.Context(), "BEGIN EXCLUSIVE"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Write(t.Context(), numbered(10, 20), stream.Seen{}); stream.ExitCode(err) != 75 {
-		t.Errorf("error %v, want a Retry", err)
-	}
-	if _, err := db.ExecContext(t.Context(), "COMMIT"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Write(t.Context(), numbered(10, 20), stream.Seen{}); err != nil {
-		t.Fatal(err)
-	}
-	if got := sqliteColumn(t, path, "SELECT body FROM t"); !slices.Equal(got, bodies(0, 20)) {
-		t.Errorf("the table has %q", got)
+	for name, hold := range map[string]string{"writes": "BEGIN EXCLUSIVE", "reads": "BEGIN; SELECT * FROM t"} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "x.db")
+			s := openSQLite(t, path, "t")
+			if err := s.Write(t.Context(), numbered(0, 10), stream.Seen{}); err != nil {
+				t.Fatal(err)
+			}
+			db, err := sql.Open("sqlite", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			db.SetMaxOpenConns(1)
+			if _, err := db.ExecContext(t.Context(), hold); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := s.Write(t.Context(), numbered(10, 20), stream.Seen{}); stream.ExitCode(err) != 75 {
+					t.Errorf("error %v, want a Retry", err)
+				}
+			}
+			if _, err := db.ExecContext(t.Context(), "COMMIT"); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Write(t.Context(), numbered(10, 20), stream.Seen{}); err != nil {
+				t.Fatal(err)
+			}
+			if got := sqliteColumn(t, path, "SELECT body FROM t"); !slices.Equal(got, bodies(0, 20)) {
+				t.Errorf("the table has %q", got)
+			}
+		})
 	}
 }
 
