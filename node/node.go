@@ -9,7 +9,8 @@
 // follows the State (keeper.go) and the API's listeners; one that says what the node waits for until
 // it has joined (join.go), and one that looks for another node of its name (twin.go). The keeper
 // owns one for each inlet and source of each role, each link that starts here, and each peer with
-// links (heartbeats).
+// links (heartbeats). What a peer or the API asks runs in the goroutine of its stream or request; a
+// replay and a put own one for each of their links (inject.go), joined before they answer.
 package node
 
 import (
