@@ -195,6 +195,9 @@ func (s *file) failed(err error) error {
 		return err
 	}
 	disk := newDiskError(s.cfg.Path, err)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		disk.Path = pe.Path // it may be the journal's
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return stream.Retry(0, disk)
 	}

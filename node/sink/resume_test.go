@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -221,5 +222,23 @@ func BenchmarkFile(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Where nothing can be kept beside the file, the run is refused, and told of which file.
+func TestNoJournal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	s, err := OpenFile(FileConfig{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	blocked := journalOf(nil, path).path + ".new"
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err = begin(t, s, true)
+	if _, ok := errors.AsType[*stream.ConfigError](err); !ok || stream.ExitCode(err) != 74 || err.Error() != "write "+blocked+": is a directory" {
+		t.Errorf("code %d: %v", stream.ExitCode(err), err)
 	}
 }
