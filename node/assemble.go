@@ -22,7 +22,7 @@ import (
 
 // AssembleOptions is what a role of a pipeline file needs to know of where it runs.
 type AssembleOptions struct {
-	Node   topology.NodeID // names partitions and files that are this node's own
+	Node   topology.NodeID // names files that are this node's own
 	Stdin  io.Reader       // of a stdin tap; nil = os.Stdin
 	Stdout io.Writer       // of a stdout sink; nil = os.Stdout
 	Log    *slog.Logger    // nil = discard
@@ -79,7 +79,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 }
 
 func assembleTap(f *spec.File, name string, r spec.Role, opt AssembleOptions) (stream.Tap, error) {
-	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Node: string(opt.Node), Shared: r.Shared, Log: opt.Log}
+	cfg := tap.Config{Block: r.Records == "block", RecordMax: f.Pipeline.RecordMax, Shared: r.Shared, Log: opt.Log}
 	switch t := r.Tap; {
 	case t.Put:
 		return nil, &usageError{"no node serves it: weir put brings its records"}

@@ -30,7 +30,7 @@ func File(path string, cfg Config) (stream.Tap, error) {
 	if cfg.Shared && packing(path) == "" {
 		return &rangesTap{scope: scope{true, true}, cfg: cfg, path: path, each: rangeBytesMin}, nil
 	}
-	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: cfg.partition(path), path: path}, nil
+	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: path, path: path}, nil
 }
 
 // filesTap reads files one after the other as one partition: a line that has no newline at

@@ -343,17 +343,15 @@ func FuzzParseMark(f *testing.F) {
 }
 
 func TestPartition(t *testing.T) {
-	for _, tc := range []struct{ node, want string }{{"", "in.txt"}, {"n3", "n3:in.txt"}} {
-		tp, err := File("in.txt", Config{Node: tc.node})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, _ := tp.Partitions(t.Context()); len(got) != 1 || got[0] != tc.want {
-			t.Errorf("partitions %q, want %s", got, tc.want)
-		}
-		if _, err := tp.Open(t.Context(), "other", nil); err == nil {
-			t.Error("a partition that there is not was opened")
-		}
+	tp, err := File("in.txt", Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := tp.Partitions(t.Context()); len(got) != 1 || got[0] != "in.txt" {
+		t.Errorf("partitions %q", got)
+	}
+	if _, err := tp.Open(t.Context(), "other", nil); err == nil {
+		t.Error("a partition that there is not was opened")
 	}
 }
 

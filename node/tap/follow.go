@@ -58,12 +58,12 @@ type followTap struct {
 }
 
 func (t *followTap) Partitions(context.Context) ([]string, error) {
-	return []string{t.cfg.partition(t.path)}, nil
+	return []string{t.path}, nil
 }
 
 func (t *followTap) Open(_ context.Context, partition string, at stream.Mark) (stream.Reader, error) {
-	if want := t.cfg.partition(t.path); partition != want {
-		return nil, fmt.Errorf("open tap %s: it has no partition %s", want, partition)
+	if partition != t.path {
+		return nil, fmt.Errorf("open tap %s: it has no partition %s", t.path, partition)
 	}
 	r := t.cfg.rule(cutLine)
 	from, err := r.resume(at, "follow")

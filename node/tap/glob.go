@@ -35,7 +35,7 @@ func Glob(patterns []string, cfg Config) (stream.Tap, error) {
 			return nil, fmt.Errorf("tap glob %q: %w", p, err)
 		}
 	}
-	name := cfg.partition(strings.Join(patterns, " "))
+	name := strings.Join(patterns, " ")
 	return &filesTap{scope: scope{cfg.Shared, true}, cfg: cfg, partition: name, patterns: patterns}, nil
 }
 

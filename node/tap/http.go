@@ -80,7 +80,7 @@ type httpTap struct {
 }
 
 func (t *httpTap) Partitions(context.Context) ([]string, error) {
-	return []string{t.cfg.partition("http://" + t.listen + t.path)}, nil
+	return []string{"http://" + t.listen + t.path}, nil
 }
 
 // Open listens.

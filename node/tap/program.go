@@ -41,7 +41,7 @@ type programTap struct {
 }
 
 func (t *programTap) Partitions(context.Context) ([]string, error) {
-	return []string{t.cfg.partition(t.name)}, nil
+	return []string{t.name}, nil
 }
 
 // Open readies the program; the first Next starts it.

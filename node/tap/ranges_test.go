@@ -103,7 +103,7 @@ func TestSharedGlob(t *testing.T) {
 		write(t, dir, fmt.Sprintf("f%02d", i), fmt.Sprintf("a%02d\nb%02d", i, i)) // no newline at the end
 		want = append(want, fmt.Sprintf("a%02d", i), fmt.Sprintf("b%02d", i))
 	}
-	tp, err := Glob([]string{dir + "/*"}, Config{Shared: true, Node: "n1"})
+	tp, err := Glob([]string{dir + "/*"}, Config{Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}

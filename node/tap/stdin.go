@@ -29,13 +29,13 @@ type stdinTap struct {
 }
 
 func (t *stdinTap) Partitions(context.Context) ([]string, error) {
-	return []string{t.cfg.partition("stdin")}, nil
+	return []string{"stdin"}, nil
 }
 
 // Open starts reading. There is one standard input: it is opened once.
 func (t *stdinTap) Open(_ context.Context, partition string, at stream.Mark) (stream.Reader, error) {
-	if want := t.cfg.partition("stdin"); partition != want {
-		return nil, fmt.Errorf("open tap %s: it has no partition %s", want, partition)
+	if partition != "stdin" {
+		return nil, fmt.Errorf("open tap stdin: it has no partition %s", partition)
 	}
 	if len(at) > 0 {
 		return nil, fmt.Errorf("open tap %s: standard input cannot be read again from a mark", partition)

@@ -177,12 +177,12 @@ func TestStdinKinds(t *testing.T) {
 }
 
 func TestStdinHasNoMarks(t *testing.T) {
-	tp, err := Stdin(strings.NewReader("a\n"), Config{Node: "n1"})
+	tp, err := Stdin(strings.NewReader("a\n"), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = open(t, tp, stream.Mark{1})
-	if want := "open tap n1:stdin: standard input cannot be read again from a mark"; text(err) != want {
+	if want := "open tap stdin: standard input cannot be read again from a mark"; text(err) != want {
 		t.Errorf("error %q, want %q", text(err), want)
 	}
 }

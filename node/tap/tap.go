@@ -22,11 +22,10 @@ import (
 	"weir/stream"
 )
 
-// Config says how a tap cuts records and names its partition. The zero value cuts lines.
+// Config says how a tap cuts records, and who sees what it reads. The zero value cuts lines.
 type Config struct {
 	Block     bool         // blocks of whole lines; false: a record for each line
 	RecordMax int          // bytes of a record's body; 0 = stream.RecordBytesMax
-	Node      string       // whose files they are; part of the partition's name, unless they are shared
 	Shared    bool         // all nodes of the role see the same files
 	Log       *slog.Logger // nil = discard
 }
@@ -64,14 +63,6 @@ func (s scope) Shared() bool { return s.shared }
 // Replayable reports whether Open reads again from a mark: else each start is a new generation, and
 // marks are of no use.
 func (s scope) Replayable() bool { return s.replayable }
-
-// partition names what is read, on whose node: other nodes have other files of that name.
-func (c Config) partition(what string) string {
-	if c.Node == "" || c.Shared {
-		return what
-	}
-	return c.Node + ":" + what
-}
 
 // rule is how the tap cuts: lines, or else blocks in the given way.
 func (c Config) rule(blocks cut) rule {
