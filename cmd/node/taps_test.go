@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/node/api"
 	"weir/node/servertest"
 )
 
@@ -92,6 +93,37 @@ func TestFollowedLogIsRotated(t *testing.T) {
 		}
 	}
 	h.complete(total, 90*time.Second)
+}
+
+// TestFileIsReplacedWhileDown has a node read a file, killed, find a shorter one in its place: all of that
+// is read, as a new generation, and a log line says why (FAULTS F29).
+func TestFileIsReplacedWhileDown(t *testing.T) {
+	h := newHand(t, copied, "v1", "in=in", "work=work", "out=out")
+	writeNumbers(t, h.path("in.txt"), 100_000)
+	for _, n := range h.nodes {
+		n.start()
+	}
+	h.flowing(30 * time.Second)
+	in := h.place("in")
+	h.until("a mark in the log", 20*time.Second, func(api.Status) bool { return in.read() > 3000 })
+	time.Sleep(1200 * time.Millisecond) // one a second
+	h.kill(in)
+	if err := os.WriteFile(h.path("in.txt"), []byte("1000001 is new\n1000002 is new\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in.start()
+	h.until("the end of the run", 60*time.Second, func(st api.Status) bool {
+		return len(st.Pipelines) == 1 && st.Pipelines[0].State == "finished"
+	})
+	counts := numbersIn(t, h.path("out.txt"))
+	if counts["1000001"] != 1 || counts["1000002"] != 1 || len(counts) >= 100_000 {
+		t.Errorf("%d lines, of the new ones %d and %d", len(counts), counts["1000001"], counts["1000002"])
+	}
+	checkOnce(t, h)
+	const said = "in.txt has 30 bytes, and"
+	if log := in.log(); !strings.Contains(log, "as a new generation") || !strings.Contains(log, said) {
+		t.Errorf("it does not say %q:\n%s", said, log)
+	}
 }
 
 const entriesOf = `
