@@ -127,7 +127,10 @@ func (b *Batch) add(bl *block) {
 		b.emitters = append(b.emitters, &emitter{b: b, i: i})
 	}
 	e := b.emitters[i]
-	e.has, e.nack, e.closed, e.ordinal, e.strays, e.stray = false, nil, false, -1, nil, 0
+	e.has, e.nack, e.closed, e.ordinal = false, nil, false, -1
+	if e.strays != nil {
+		e.strays, e.stray = nil, 0
+	}
 }
 
 // item is an output as it goes to the outlet.

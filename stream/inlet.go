@@ -293,6 +293,7 @@ func (in *Inlet) portion() (records, bytes int) {
 func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time) bool {
 	taken := uint64(0)
 	more := true
+	once := in.cfg.Attempts == 1 && !in.cfg.Serial // then none may fail for another
 	for bl.left > 0 && len(b.Records) < records && b.bytes < bytes {
 		if err := bl.peek(); err != nil {
 			bl.r.fail(err)
@@ -304,7 +305,7 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 			taken++
 			continue
 		}
-		lone := bl.rec.Attempt > 1 || in.cfg.Attempts == 1 && !in.cfg.Serial
+		lone := bl.rec.Attempt > 1 || once
 		if len(b.Records) > 0 && (lone || b.lone || in.cfg.Serial && bl.rec.Source != b.Records[0].ID.Source) {
 			more = false
 			break

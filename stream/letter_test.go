@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,7 +129,10 @@ func TestBatchErrorSparesInnocents(t *testing.T) {
 	for _, err := range []error{errors.New("one of them is bad"), Poison(errors.New("one of them is bad"))} {
 		synctest.Test(t, func(t *testing.T) {
 			var g graves
+			most := 0
 			r, m := failing(t, 5000, &g, nil, whole(func(ctx context.Context, b *Batch) error {
+				time.Sleep(time.Microsecond) // so batches grow
+				most = max(most, b.Len())
 				if slices.ContainsFunc(b.Records, func(r Record) bool { return string(r.Body) == "record 4321" }) {
 					return err
 				}
@@ -139,8 +143,8 @@ func TestBatchErrorSparesInnocents(t *testing.T) {
 				}
 				return nil
 			}))
-			if got := g.all(); len(got) != 1 || !strings.HasPrefix(got[0], "record 4321/") || len(m.bodies) != 4999 {
-				t.Errorf("letters %q and %d records, want only record 4321 and all others", got, len(m.bodies))
+			if got := g.all(); len(got) != 1 || !strings.HasPrefix(got[0], "record 4321/") || len(m.bodies) != 4999 || most < 20 {
+				t.Errorf("letters %q and %d records, want only record 4321 and all others; batches of %d", got, len(m.bodies), most)
 			}
 			r.stop()
 		})
@@ -289,29 +293,37 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// A service that refuses everything for a while holds up the tap in bounds and loses nothing; what
-// came back goes out again when the edge works, and not in one go per record before.
+// A service that refuses everything for a while holds up the tap in bounds and loses nothing. A round of
+// refusals doubles the pause once, so all is there soon after the service is.
 func TestRetryStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var g graves
-		away := time.Now().Add(20 * time.Second)
-		var mu sync.Mutex
-		refused := 0
-		r, m := failing(t, 5_000, &g, nil, Each(func(ctx context.Context, rec Record, e Emitter) error {
+		const n, long = 8000, 2 * time.Second
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "map")
+		away := time.Now().Add(long)
+		var refused atomic.Int64
+		in := r.inlet(InletConfig{Role: "map", Budget: b, Handler: Each(func(context.Context, Record, Emitter) error {
 			if time.Now().Before(away) {
-				mu.Lock()
-				defer mu.Unlock()
-				refused++
-				return Retry(time.Second, errors.New("the service is away"))
+				refused.Add(1)
+				return Retry(0, errors.New("the service is away"))
 			}
-			return e.Emit(ctx, rec.Out)
-		}))
-		m.check(t, 5_000, same)
-		if most := windowRecords * 20; refused > most {
-			t.Errorf("%d calls of a service that was away for 20 s, want at most %d: a window each second", refused, most)
+			return nil
+		})})
+		r.link(tap, "tap", "map", in, "n1")
+		s, done := r.source(tap, b, &numbers{n: n})
+		time.Sleep(long / 2)
+		if st := tap.Stats()[0]; st.Retries < 1000 || st.Inflight > 2*windowRecords || st.Inflight >= n {
+			t.Errorf("while the service is away: %+v, want a window at most that waits and one in flight", st)
 		}
-		if time.Since(away) > 31*time.Second {
-			t.Errorf("all was there %v after the service came back", time.Since(away))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(away); took > 2*long || s.Stats().Acked != n {
+			t.Errorf("%d acked, %v after the service was back", s.Stats().Acked, took)
+		}
+		if most := int64(2 * windowRecords * 6); refused.Load() > most {
+			t.Errorf("%d calls in vain in %v, want at most %d", refused.Load(), long, most)
 		}
 		r.stop()
 	})

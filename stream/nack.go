@@ -60,7 +60,9 @@ func (s *Sender) giveBack(n wire.Nack) (stop bool) {
 		return false
 	}
 	o.cfg.Hooks.sometimes("a record is nacked")
-	s.acquit(&sl)
+	if !sl.handled {
+		s.acquit(sl.custody)
+	}
 	if n.Code == wire.CodeFenced {
 		s.drop(sl.c, 1, int(sl.bytes))
 		sl.t.slab.owner.fence()

@@ -241,7 +241,7 @@ func (o *Outlet) best(e *outEdge, need int) *Sender {
 	var best *Sender
 	for _, other := range o.edges {
 		if other != e && (!o.split() || other.closed || other.edge.Port != e.edge.Port) ||
-			len(other.orphans) > 0 || o.swamped(other, need) {
+			len(other.orphans) > 0 || other.kept() > 0 && o.swamped(other, need) {
 			continue
 		}
 		if s := o.pick(other, need, wanted{}); s != nil && (best == nil || s.untaken() < best.untaken()) {
@@ -257,8 +257,7 @@ func (e *outEdge) kept() int { return len(e.nacked) + len(e.retries) + len(e.lan
 // swamped reports whether so much of an edge has come back that it gets no new records: those that
 // came back are in no window, but must have a bound as well.
 func (o *Outlet) swamped(e *outEdge, need int) bool {
-	kept := e.kept()
-	return kept >= windowRecords || kept > 0 && e.inflight == 0 && !o.room(pendingBytes(need))
+	return e.kept() >= windowRecords || e.inflight == 0 && !o.room(pendingBytes(need))
 }
 
 // push gives an item to a link.

@@ -90,12 +90,11 @@ func (e *outEdge) innocent() bool {
 }
 
 // acquit notes that a record was handled, or came back.
-func (s *Sender) acquit(sl *slot) {
-	if sl.custody >= suspect {
+func (s *Sender) acquit(c custody) {
+	if c >= suspect {
 		s.suspects--
 		s.e.lane.sent--
 	}
-	sl.custody = ordinary
 }
 
 // trial decides what becomes of the records of a link that has ended.
@@ -114,10 +113,11 @@ func (s *Sender) trial(died bool) trial {
 // judge puts an orphan, with the slot that it had, where it waits.
 func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	or.custody, or.deaths = sl.custody, sl.deaths
-	handled := sl.handled
-	j.s.acquit(sl)
+	if !sl.handled {
+		j.s.acquit(sl.custody)
+	}
 	switch {
-	case handled:
+	case sl.handled:
 		or.custody, or.deaths = ordinary, 0
 	case !j.died || seq >= j.sent: // as it was
 	case or.custody >= suspect:

@@ -238,3 +238,54 @@ func TestLongLaneIsQuick(t *testing.T) {
 		r.stop()
 	})
 }
+
+// What becomes of a record of a link that has ended, by what is known of it.
+func TestTrial(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		ended    bool // by the peer
+		suspects int  // on the link
+		sent     uint64
+		taken    uint64
+		slot     slot
+		custody  custody
+		deaths   uint8
+		attempt  uint64
+	}{
+		{name: "taken", sent: 1, taken: 1, custody: suspect, attempt: 1},
+		{name: "taken, the peer lives", ended: true, sent: 1, taken: 1, attempt: 1},
+		{name: "handled", sent: 1, taken: 1, slot: slot{handled: true}, attempt: 1},
+		{name: "handled, suspected before", sent: 1, taken: 1, slot: slot{handled: true, custody: suspect, deaths: 2}, attempt: 1},
+		{name: "not written", attempt: 1},
+		{name: "not written, a suspect", suspects: 1, slot: slot{custody: suspect, deaths: 1}, custody: suspect, deaths: 1, attempt: 1},
+		{name: "not taken", sent: 1, custody: survivor, attempt: 1},
+		{name: "not taken, twice", sent: 1, slot: slot{custody: survivor}, custody: suspect, attempt: 1},
+		{name: "the only suspect", suspects: 1, sent: 1, slot: slot{custody: suspect}, custody: alone, deaths: 1, attempt: 1},
+		{name: "the only suspect, the peer lives", ended: true, suspects: 1, sent: 1, taken: 1, slot: slot{custody: suspect, deaths: 1}, custody: suspect, deaths: 1, attempt: 1},
+		{name: "one of two suspects", suspects: 2, sent: 1, taken: 1, slot: slot{custody: suspect}, custody: alone, attempt: 1},
+		{name: "alone, the third time", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: 2}, custody: alone, deaths: 3, attempt: 4},
+	} {
+		s := &Sender{o: &Outlet{}, e: &outEdge{}, suspects: c.suspects, taken: c.taken, attempts: 3}
+		s.e.lane.sent = c.suspects
+		s.win.next = c.sent
+		j := s.trial(!c.ended)
+		or := &orphan{}
+		or.rec.Attempt = 1
+		j.judge(or, &c.slot, 0)
+		if or.custody != c.custody || or.deaths != c.deaths || or.rec.Attempt != c.attempt {
+			t.Errorf("%s: %d, %d deaths, attempt %d; want %d, %d, %d", c.name, or.custody, or.deaths, or.rec.Attempt, c.custody, c.deaths, c.attempt)
+		}
+		if lane := len(s.e.lane.suspects) == 1; lane != (c.custody >= suspect) || lane == (len(s.e.orphans) == 1) {
+			t.Errorf("%s: %d in the lane, %d not", c.name, len(s.e.lane.suspects), len(s.e.orphans))
+		}
+	}
+	s := &Sender{o: &Outlet{}, e: &outEdge{}, capacity: 2, attempts: 3}
+	s.win.next = 5
+	j := s.trial(true)
+	for seq := range uint64(5) {
+		j.judge(&orphan{}, &slot{handled: seq == 1}, seq)
+	}
+	if n := len(s.e.lane.suspects); n != 2 {
+		t.Errorf("%d of five records are suspects that nobody is known to have taken, want the capacity, 2", n)
+	}
+}

@@ -387,7 +387,7 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		if sl := s.win.at(seq); sl.t != nil && !sl.handled {
 			sl.handled = true
-			s.acquit(sl)
+			s.acquit(sl.custody)
 			s.e.backoff.handled()
 			s.e.latency.add(now.Sub(sl.c.at))
 		}
@@ -399,6 +399,7 @@ func (s *Sender) handled(r wire.Range, now time.Time) {
 func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 	var c *chunk
 	var records, bytes, latency int
+	fresh := false // some were not known to be handled
 	for seq := max(r.Lo, s.win.base); seq < min(r.Hi, s.win.next); seq++ {
 		sl, ok := s.win.free(seq)
 		if !ok {
@@ -412,8 +413,8 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 		records++
 		bytes += int(sl.bytes)
 		if !sl.handled {
-			s.acquit(&sl)
-			s.e.backoff.handled()
+			s.acquit(sl.custody)
+			fresh = true
 			s.e.latency.counts[latency]++
 		}
 		if sl.again && s.e.firstRedelivered.IsZero() {
@@ -425,5 +426,8 @@ func (s *Sender) free(r wire.Range, now time.Time, trees []*tree) []*tree {
 		trees = append(trees, sl.t)
 	}
 	s.drop(c, records, bytes)
+	if fresh {
+		s.e.backoff.handled()
+	}
 	return trees
 }
