@@ -74,10 +74,13 @@ func (r rule) resume(at stream.Mark, more ...any) (place, error) {
 		return place{how: how}, nil
 	}
 	p, err := parseMark(at)
-	if err == nil && p.how != how {
-		err = reset("records are cut otherwise than before")
+	switch {
+	case err != nil:
+		return p, reset("%v", err)
+	case p.how != how:
+		return p, reset("records are cut otherwise than before")
 	}
-	return p, err
+	return p, nil
 }
 
 // sumWindow is how much of a file one checksum is of, in bytes. A mark has that of the last whole

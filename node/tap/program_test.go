@@ -17,7 +17,7 @@ import (
 
 func openProgram(t *testing.T, sh string, cfg Config) stream.Reader {
 	t.Helper()
-	run, err := worker.Prints(worker.Config{Sh: sh, Log: cfg.Log})
+	run, err := worker.Prints(worker.Config{Sh: sh, OK: []int{1}, Log: cfg.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +39,7 @@ func TestProgram(t *testing.T) {
 		{"lines", `printf 'a\n\nb'`, `["a" "" "b"]`, ""},
 		{"nothing", `:`, `[]`, ""},
 		{"NULs", `printf 'a\0b\n\0'`, `["a\x00b" "\x00"]`, ""},
+		{"a code that is as good as 0", `echo a; exit 1`, `["a"]`, ""},
 		{"no input", `cat; echo x`, `["x"]`, ""},
 		{"it closes its output, then fails", again + `echo x; exec >&-; sleep 0.1; exit 3`, `["x"]`, "exit 3"},
 		{"it fails", again + `printf 'a\nb'; echo wrong >&2; exit 3`, `["a" "b"]`, "wrong"},

@@ -86,7 +86,7 @@ func (t *redisTap) Open(_ context.Context, partition string, at stream.Mark) (st
 		m, err := parseEntryMark(at)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("open tap %s: %w", t.name, err)
+			return nil, reset("open tap %s: %v", t.name, err)
 		case m.how != r.at.how:
 			return nil, reset("%s: another field is the body now", t.name)
 		}

@@ -23,17 +23,15 @@ func Prints(cfg Config) (func(ctx context.Context, stdout *os.File) error, error
 		if err := p.start(cmd); err != nil {
 			return err
 		}
-		err := p.wait(ctx, cmd)
+		_ = p.wait(ctx, cmd) // the state says it too
 		errs.end()
-		switch code := cmd.ProcessState.ExitCode(); {
+		code := cmd.ProcessState.ExitCode()
+		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("run %s: %w", p.name, context.Cause(ctx))
 		case code < 0 || !p.ok[code]:
 			return p.exitError(cmd.ProcessState, errs)
-		case code == 0:
-			return nil // whatever still holds its stderr
-		default:
-			return err
 		}
+		return nil
 	}, nil
 }
