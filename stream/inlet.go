@@ -29,8 +29,8 @@ const (
 	sinkBytesMax   = 4 << 20
 	// sinkAheadBytes is how much of a link waits for a sink before the rest stays in the stream, in
 	// bytes of buffers: what comes steadily comes in blocks of a few records, and one a Write would
-	// be an fsync for each.
-	sinkAheadBytes = 512 << 10
+	// be an fsync for each. Full blocks are read one at a time, as for others.
+	sinkAheadBytes = wire.BatchBytes
 	// patience is how long records may wait while another handling goroutine could take them:
 	// long for a handler of microseconds, short for a person.
 	patience = time.Millisecond

@@ -362,8 +362,8 @@ func TestSinkGathers(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		if s.writes > 15 {
-			t.Errorf("%d records in a second took %d Writes of 0.1 s, want 11 or so", n, s.writes)
+		if s.writes > 20 {
+			t.Errorf("%d records in a second took %d Writes of 0.1 s, want 16 or so", n, s.writes)
 		}
 		r.stop()
 	})
