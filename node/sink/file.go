@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"weir/stream"
@@ -50,10 +51,17 @@ func OpenFile(cfg FileConfig) (stream.Sink, error) {
 			return &writer{w: f, name: cfg.Path, closer: f}, nil
 		}
 	}
-	s := &file{cfg: cfg, packing: packingOf(cfg.Path), journal: journalOf(cfg.Disk, cfg.Path)}
+	s := &file{cfg: cfg, packing: packingOf(cfg.Path)}
 	if err := s.open(); err != nil {
 		return nil, err
 	}
+	beside := cfg.Path
+	if _, ok := cfg.Disk.(systemDisk); ok { // of a link, as /dev/stdout, the file has it
+		if real, err := filepath.EvalSymlinks(cfg.Path); err == nil {
+			beside = real
+		}
+	}
+	s.journal = journalOf(cfg.Disk, beside)
 	return s, nil
 }
 

@@ -242,3 +242,22 @@ func TestNoJournal(t *testing.T) {
 		t.Errorf("code %d: %v", stream.ExitCode(err), err)
 	}
 }
+
+// A name may be a link, /dev/stdout for one: what is kept is beside the file itself.
+func TestJournalOfALink(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "out"), filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	writeAs(t, link, "one", true, "a")
+	if had, _ := writeAs(t, path, "one", false, "b"); had != "a" {
+		t.Errorf("it had %q", had)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "a\nb\n" {
+		t.Errorf("it holds %q", got)
+	}
+	if _, err := os.Stat(journalOf(nil, path).path); err != nil {
+		t.Error(err)
+	}
+}
