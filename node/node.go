@@ -6,10 +6,11 @@
 //	                                                        └──> links.go: who connects to whom
 //
 // Goroutines: Run owns one for each of mux, gossip, consensus, orchestrator, the keeper that
-// follows the State (keeper.go) and the API's listeners; one that says what the node waits for until
-// it has joined (join.go), and one that looks for another node of its name (twin.go). The keeper
-// owns one for each inlet and source of each role, each link that starts here, and each peer with
-// links (heartbeats). What a peer or the API asks runs in the goroutine of its stream or request; a
+// follows the State (keeper.go), the marks on their way to the log (marks.go) and the API's
+// listeners; one that says what the node waits for until it has joined (join.go), and one that
+// looks for another node of its name (twin.go). The keeper owns one for each inlet, each tap and
+// each partition that it reads (reading.go), each link that starts here, and each peer with links
+// (heartbeats). What a peer or the API asks runs in the goroutine of its stream or request; a
 // replay and a put own one for each of their links (inject.go), joined before they answer.
 package node
 

@@ -93,7 +93,7 @@ type reading struct {
 	group  sync.WaitGroup
 	ended  chan *sourceRun
 	asked  chan error // the answer to the claim in flight
-	asking bool
+	asking bool       // one is in flight, or was a moment ago
 }
 
 func newReading(rr *roleRun) *reading {
@@ -124,7 +124,8 @@ func (t *reading) run(ctx context.Context) error {
 		defer tick.Stop()
 		lease = tick.C
 	}
-	again := time.NewTimer(0)
+	again := time.NewTimer(retryMax)
+	again.Stop() // until a claim was answered
 	defer again.Stop()
 	pause, stopped := retryMin, t.rr.reading.Done()
 	for {
@@ -133,17 +134,16 @@ func (t *reading) run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-again.C:
+			t.asking = false
 		case <-lease:
 		case <-stopped:
 			stopped = nil
 		case err := <-t.asked:
-			t.asking = false
-			if t.answer(err); err != nil {
-				again.Reset(pause)
-				pause = min(2*pause, retryMax)
-			} else {
-				pause = retryMin
+			if t.answer(err); err == nil {
+				pause = retryMin // the State shows it by then, or it was overtaken
 			}
+			again.Reset(pause)
+			pause = min(2*pause, retryMax)
 		case run := <-t.ended:
 			if err := t.end(ctx, run); err != nil {
 				return err
