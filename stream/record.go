@@ -52,7 +52,9 @@ type Handler interface {
 // Mark is a place in a partition, at most 4 KiB; only its tap reads it.
 type Mark []byte
 
-// Tap is where records come from.
+// Tap is where records come from. One may also have Shared() bool: all nodes of the role see the same
+// partitions; Replayable() bool: false where nothing can be read again, so that marks are of no use; and
+// Keep(known []string) []string: those of known partitions that stand instead of what it names now.
 type Tap interface {
 	// Partitions names the parts that are read apart from each other; names are stable.
 	Partitions(context.Context) ([]string, error)

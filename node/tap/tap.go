@@ -1,14 +1,17 @@
-// Package tap holds the places where records come from: files, globs, standard input and a
-// generator, one file each. Each is a stream of bytes that is cut into records of text.
+// Package tap holds the places where records come from, one file each. Files, globs, standard input, a
+// program's output and a generator are streams of bytes that are cut into records of text:
 //
 //	source ──bytes──> cut ──> Out{Body: a line, or a block of lines}, Mark{file, offset}
 //
 // A record's body carries no final newline. What the records of a tap hold, each followed by
 // a newline, is what `cat` prints of its files; only a missing last newline is added. Files named
-// .gz and .zst are unpacked first, as by `zcat`.
+// .gz and .zst are unpacked first, as by `zcat`. Requests by HTTP and entries of a stream of Redis are a
+// record each.
 //
-// The package never writes, parses no line, reads nothing ahead of Next but one buffer, and
-// owns no goroutine.
+// DESIGN.md says what a mark knows, and what may change under it. The package never writes, parses no
+// line and reads nothing ahead of Next but one buffer. Goroutines: one waits for a program's process, an
+// HTTP tap has its server's, a Redis tap its client's; Close of the reader waits for the first two and
+// ends the third.
 package tap
 
 import (
