@@ -129,7 +129,7 @@ func assembleSink(f *spec.File, role string, s *spec.Sink, opt AssembleOptions) 
 	case s.HTTP != nil:
 		return sink.HTTP(sink.HTTPConfig{URL: string(s.HTTP.URL), Header: s.HTTP.Headers(), Timeout: s.HTTP.Timeout})
 	case s.SQLite != nil:
-		return sink.SQLite(s.SQLite.File, s.SQLite.Table), nil
+		return sink.SQLite(strings.ReplaceAll(s.SQLite.File, "{node}", string(opt.Node)), s.SQLite.Table), nil
 	case s.Redis != nil:
 		return sink.Redis(sink.RedisConfig{
 			URL: string(s.Redis.URL), Stream: strings.ReplaceAll(s.Redis.Stream, "{node}", string(opt.Node)),

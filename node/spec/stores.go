@@ -57,7 +57,7 @@ type PostgresTable struct {
 
 // SQLiteTable is a table of a database that is a file.
 type SQLiteTable struct {
-	File  string // path
+	File  string // path; {node} in it stands for the node's ID
 	Table string
 }
 
