@@ -3,6 +3,9 @@ package worker
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"testing"
@@ -107,3 +110,50 @@ type discards struct{}
 func (discards) To(int) stream.Emitter { return discard{} }
 
 func (discards) Nack(int, error) {}
+
+// BenchmarkFrame is a resident program's cost for a batch of 50 records of 100 bytes that sed answers.
+func BenchmarkFrame(b *testing.B) {
+	cfg := Config{Exec: []string{"sed", "-u", `s/"attempt":1,//; s/}$/,"done":true}/`}, Frame: true, Procs: 1}
+	p, err := newProgram(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := newFrame(p)
+	ctx, cancel := context.WithCancel(b.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = s.Run(ctx) }() // ended by cancel
+	rs := make([]stream.Record, 50)
+	for i := range rs {
+		rs[i] = record(string(block()[:100]))
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := s.handle(ctx, rs, discards{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	cancel()
+	<-ran
+}
+
+// BenchmarkHTTP is the cost of a record of 100 bytes that an endpoint of this process echoes.
+func BenchmarkHTTP(b *testing.B) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	defer server.Close()
+	h, err := newPoster(HTTPConfig{URL: server.URL})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.transport.CloseIdleConnections()
+	r := record(string(block()[:100]))
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := h.handle(b.Context(), r, discard{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
