@@ -50,7 +50,7 @@ type roleReport struct {
 	Lines    uint64       `json:"lines,omitempty"`
 	Dups     uint64       `json:"dups,omitempty"`   // dropped
 	Others   uint64       `json:"others,omitempty"` // written, made otherwise than before
-	Waits    string       `json:"waits,omitempty"`  // why a sink, or a tap's claim, is tried again
+	Waits    string       `json:"waits,omitempty"`  // why a sink, a program or a tap's claim is tried again
 	Buries   string       `json:"buries,omitempty"` // why dead letters are not kept yet
 	Stuck    int          `json:"stuck,omitempty"`  // handlers that hang, if they are as many as it has
 }
@@ -88,6 +88,9 @@ func (rr *roleRun) report() roleReport {
 	if rr.sink != nil {
 		st := rr.sink.Stats()
 		out.Records, out.Lines, out.Dups, out.Others, out.Waits = st.Records, st.Lines, st.Duplicates, st.Nondeterministic, st.Waits
+	}
+	if h, ok := rr.cfg.Handler.(interface{ Waits() string }); ok {
+		out.Waits = h.Waits()
 	}
 	if rr.inlet != nil {
 		if st := rr.inlet.Stats(); st.Hangs {

@@ -385,6 +385,12 @@ func TestFrameRestarts(t *testing.T) {
 			answered++
 		}
 	}
+	for s.Waits() == "" && ctx.Err() == nil { // the fourth has just ended, and rests for half a second
+		time.Sleep(time.Millisecond)
+	}
+	if got := s.Waits(); got != "sh: exit 3" {
+		t.Errorf("it waits for %q", got)
+	}
 	if took, least := time.Since(begin), (100+200+400)/2*time.Millisecond; took < least {
 		t.Errorf("4 starts took %v, want at least %v", took, least)
 	}

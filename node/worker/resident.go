@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,9 @@ type resident struct {
 	speak      func(*child) dialect
 	proven     atomic.Bool // it has answered
 	jobs       chan job    // unbuffered: a process takes one when it has room
+
+	resting atomic.Int32           // processes that are to be started again, but not yet
+	why     atomic.Pointer[string] // the last of them ended
 }
 
 func newResident(p *program) *resident {
@@ -173,13 +177,33 @@ func (s *resident) keep(ctx context.Context) {
 		wait := backoff/2 + rand.N(backoff/2) // jitter: the processes of a role often end together
 		s.log.Warn("program ended", "err", err, "again_in", wait.Round(time.Millisecond))
 		backoff = min(2*backoff, backoffMax)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !s.rest(ctx, wait, err) {
 			next.nack(context.Cause(ctx))
 			return
 		}
 	}
+}
+
+// rest waits before a process that ended with err is started again; false: ctx is done.
+func (s *resident) rest(ctx context.Context, wait time.Duration, err error) bool {
+	why, _, _ := strings.Cut(err.Error(), "\n")
+	s.why.Store(&why)
+	s.resting.Add(1)
+	defer s.resting.Add(-1)
+	select {
+	case <-time.After(wait):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Waits says why a process of the role is about to be started again, "" where none is.
+func (s *resident) Waits() string {
+	if s.resting.Load() == 0 {
+		return ""
+	}
+	return *s.why.Load()
 }
 
 // refuse nacks next, and whatever comes until ctx is done: the nacks end the pipeline, but each only
