@@ -156,16 +156,15 @@ const (
 	sinkCapacity = creditMax
 )
 
-// Settle is how long after the last fault and the last read all must be acked: longer where records
-// end nodes,
-// hang until their deadlines, or where the partitions of a node wait for it.
+// Settle is how long after the last fault and the last read all must be acked: longer by what
+// quarantine takes, and where records hang until their deadlines or partitions wait for their node.
 func (w *Workload) Settle() time.Duration {
 	all := settleMax
 	for _, r := range w.roles {
 		if r.Hangs > 0 {
 			all += attemptsMax * r.Deadline
 		}
-		if r.Kills > 0 { // what a node that died had in hand is handled one by one
+		if r.Kind == topology.KindGo { // what a node that died had in hand is handled one by one
 			all += time.Duration(cmp.Or(r.Capacity, stream.CapacityDefault)) * 3 * r.Takes / 2
 		}
 		if r.Shared {
