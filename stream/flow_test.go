@@ -214,6 +214,7 @@ func TestFlow(t *testing.T) {
 		if rep := m.check(t, n, shouted); rep != 0 {
 			t.Errorf("%d records came twice", rep)
 		}
+		synctest.Wait() // the last word to the reader may come after
 		if st := s.Stats(); st.Read != n || st.Acked != n || !st.Done || reader.done != n || st.Lines != n {
 			t.Errorf("source: %+v, reader done %d", st, reader.done)
 		}

@@ -129,10 +129,10 @@ func TestBatchErrorSparesInnocents(t *testing.T) {
 	for _, err := range []error{errors.New("one of them is bad"), Poison(errors.New("one of them is bad"))} {
 		synctest.Test(t, func(t *testing.T) {
 			var g graves
-			most := 0
+			var most atomic.Int64
 			r, m := failing(t, 5000, &g, nil, whole(func(ctx context.Context, b *Batch) error {
 				time.Sleep(time.Microsecond) // so batches grow
-				most = max(most, b.Len())
+				most.Store(max(most.Load(), int64(b.Len())))
 				if slices.ContainsFunc(b.Records, func(r Record) bool { return string(r.Body) == "record 4321" }) {
 					return err
 				}
@@ -143,8 +143,8 @@ func TestBatchErrorSparesInnocents(t *testing.T) {
 				}
 				return nil
 			}))
-			if got := g.all(); len(got) != 1 || !strings.HasPrefix(got[0], "record 4321/") || len(m.bodies) != 4999 || most < 20 {
-				t.Errorf("letters %q and %d records, want only record 4321 and all others; batches of %d", got, len(m.bodies), most)
+			if got := g.all(); len(got) != 1 || !strings.HasPrefix(got[0], "record 4321/") || len(m.bodies) != 4999 || most.Load() < 20 {
+				t.Errorf("letters %q and %d records, want only record 4321 and all others; batches of %d", got, len(m.bodies), most.Load())
 			}
 			r.stop()
 		})
