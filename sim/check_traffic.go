@@ -28,7 +28,7 @@ func (r *trafficRules) see(e *Event) {
 			r.c.violated("I8", e.At, aboutNode(e), "%s holds %d bytes of records, %d is the most", e.Node, e.N, most)
 		}
 	case EventSent:
-		if r.quiet.lasts(steadyAfter, e.At) {
+		if r.quiet.lasts(max(steadyAfter, r.c.x.Settle), e.At) { // until then what came back is on its way again
 			r.sent += e.M - e.N
 			r.again += uint64(e.Again)
 		}
