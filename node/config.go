@@ -42,6 +42,7 @@ type Config struct {
 	Conn      net.PacketConn      // instead of Listen: the simulator's
 	Hooks     *Hooks              // the simulator's; nil = none
 	Log       *slog.Logger        // nil = discard
+	Logbook   *Logbook            // what Log goes to, for weir logs; nil = none is kept
 
 	// DeadLetters says what becomes of a record that a role of this node cannot handle: it is kept in
 	// DataDir, or else in that of another node, and waits where no node has one; false: its pipeline

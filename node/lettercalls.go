@@ -290,7 +290,7 @@ func (n *Node) lettersOf(ctx context.Context, id stream.ID) (count int) {
 
 // flows are what this node can be asked that takes long.
 func (n *Node) flows() api.Flows {
-	return api.Flows{"dead/replay": n.deadReplay, "put": n.put}
+	return api.Flows{"dead/replay": n.deadReplay, "put": n.put, "peek": n.peek, "logs": n.logs, "events": n.listEvents}
 }
 
 // deadReplay has all that keep letters which are meant replay them.

@@ -72,6 +72,7 @@ type Node struct {
 	marks      *marks
 	reports    reports
 	letters    *letters
+	events     *journal[api.Event]
 	injections *injections
 
 	draining atomic.Bool
@@ -219,7 +220,7 @@ func (n *Node) join() error {
 	}
 	n.keeper = newKeeper(n)
 	n.marks = newMarks(n.consensus.Propose, n.log)
-	n.letters, n.injections = newLetters(n), newInjections(n)
+	n.letters, n.injections, n.events = newLetters(n), newInjections(n), newJournal[api.Event](eventsMax)
 	n.mux.HandlePacket(n.gossip.HandlePacket)
 	n.mux.Handle(mux.KindGossip, func(_ context.Context, _ mux.Peer, c net.Conn) { n.gossip.HandleStream(c) })
 	n.mux.Handle(mux.KindRaft, onlyID(n.consensus.HandleRaft))
@@ -279,6 +280,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	rooms.Go(func() error { return n.awaitTwin(work) })
 	rooms.Go(func() error { return ended("keeper", n.keeper.run(work)) })
 	rooms.Go(func() error { return ended("marks", n.marks.run(work)) })
+	rooms.Go(func() error { return ended("events", n.watchEvents(work)) })
 	rooms.Go(func() error { return ended("create", n.create(work)) })
 	for _, l := range listeners {
 		rooms.Go(func() error { return ended("api", api.Serve(work, l, n, n.calls(), n.flows())) })

@@ -59,6 +59,8 @@ func (n *Node) remotes() map[string]remote {
 		"dead/get":    answered(n.letters.get),
 		"dead/drop":   answered(n.letters.drop),
 		"dead/replay": n.letters.answerReplay,
+		"peek":        n.answerPeek,
+		"logs":        n.answerLogs,
 	}
 }
 

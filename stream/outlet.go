@@ -64,6 +64,7 @@ type outEdge struct {
 	lane    lane
 	backoff backoff
 	marks   marks
+	peeks   []*Peek // who looks at it
 
 	records, deliveries, redelivered uint64
 	firstRedelivered                 time.Time // when the first redelivered record was acked
@@ -264,6 +265,9 @@ func (o *Outlet) swamped(e *outEdge, need int) bool {
 func (o *Outlet) push(s *Sender, it *item, need int) {
 	atomic.AddInt32(&it.t.left, 1)
 	s.e.records++
+	for _, p := range s.e.peeks {
+		p.see(&it.rec)
+	}
 	o.place(s, &it.rec, it.t, need)
 }
 

@@ -94,6 +94,7 @@ Every flag can be set by the environment: --log-level is WEIR_LOG_LEVEL.`,
 	}{
 		{"First steps:", []*cobra.Command{newUp(), newPipe(), newStart(), newStatus(), newApply(), newSim()}},
 		{"Pipelines:", []*cobra.Command{newLint(), newPlan(), newGraph(), newPause(), newResume(), newPut(), newDead()}},
+		{"Looking:", []*cobra.Command{newPeek(), newLogs(), newEvents()}},
 		{"Nodes:", []*cobra.Command{newCluster(), newDrain()}},
 		{"Besides:", []*cobra.Command{newBench(), newBenchNode(), newCompletion(), newVersion()}},
 	} {

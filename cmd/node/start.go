@@ -191,9 +191,10 @@ func drainOnSignal(ctx context.Context, interrupts bool) (context.Context, func(
 // start runs a node until ctx is done and it has drained. Whoever started it learns its address,
 // or why it has none, from one line on the hello descriptor, a person from some on stderr.
 func start(ctx context.Context, cfg startConfig, stderr io.Writer) error {
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	book := node.NewLogbook(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	log := slog.New(book)
 	if cfg.HelloFD == 0 {
-		n, secret, err := newNode(cfg, stderr, log)
+		n, secret, err := newNode(cfg, stderr, book)
 		if err != nil {
 			return err
 		}
@@ -204,7 +205,7 @@ func start(ctx context.Context, cfg startConfig, stderr io.Writer) error {
 	syscall.CloseOnExec(cfg.HelloFD) // a program we run must not keep the other end waiting
 	out := os.NewFile(uintptr(cfg.HelloFD), "hello")
 	defer out.Close()
-	n, _, err := newNode(cfg, stderr, log)
+	n, _, err := newNode(cfg, stderr, book)
 	if err != nil {
 		err = withCode(err)
 		var coded *exitError
@@ -241,7 +242,8 @@ func greet(w io.Writer, n *node.Node, cfg startConfig, secret []byte) {
 }
 
 // newNode assembles the roles of a node and binds its socket. It returns the secret if it made it.
-func newNode(cfg startConfig, stderr io.Writer, log *slog.Logger) (n *node.Node, made []byte, err error) {
+func newNode(cfg startConfig, stderr io.Writer, book *node.Logbook) (n *node.Node, made []byte, err error) {
+	log := slog.New(book)
 	nc := node.Config{
 		ID:        topology.NodeID(cfg.ID),
 		Tags:      cfg.Tags,
@@ -256,6 +258,7 @@ func newNode(cfg startConfig, stderr io.Writer, log *slog.Logger) (n *node.Node,
 
 		DeadLetters: cfg.Letters,
 		Log:         log,
+		Logbook:     book,
 		Broken:      func(err error) { exitBroken(stderr, err) },
 	}
 	kept, err := node.KeptID(cfg.DataDir)
