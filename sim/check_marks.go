@@ -27,7 +27,11 @@ type openingSeen struct {
 	low   uint64 // all below are acked
 }
 
-type sourceKey struct{ source, gen uint64 }
+// sourceKey is a source as one node reads it: of a shared partition two may, for a while.
+type sourceKey struct {
+	node        topology.NodeID
+	source, gen uint64
+}
 
 type sourceSeen struct {
 	partition string
@@ -53,7 +57,7 @@ func (r *markRules) see(e *Event) {
 			}
 		}
 	case EventSource:
-		r.sources[sourceKey{e.Record, e.N}] = &sourceSeen{partition: e.Text, opening: r.openers[opener{e.Node, e.Text}], next: e.M}
+		r.sources[sourceKey{e.Node, e.Record, e.N}] = &sourceSeen{partition: e.Text, opening: r.openers[opener{e.Node, e.Text}], next: e.M}
 	case EventMark:
 		r.pending = append(r.pending, *e)
 	}
@@ -62,7 +66,7 @@ func (r *markRules) see(e *Event) {
 func (r *markRules) judge() {
 	for i := range r.pending {
 		e := &r.pending[i]
-		s := r.sources[sourceKey{e.Record, e.N}]
+		s := r.sources[sourceKey{e.Node, e.Record, e.N}]
 		if s == nil || s.opening == nil {
 			continue
 		}
