@@ -98,16 +98,18 @@ type reading struct {
 
 func newReading(rr *roleRun) *reading {
 	t := &reading{rr: rr, ended: make(chan *sourceRun), asked: make(chan error)}
-	replayable := true
 	if tap, ok := rr.cfg.Tap.(interface{ Shared() bool }); ok {
 		t.shared = tap.Shared()
 	}
-	if tap, ok := rr.cfg.Tap.(interface{ Replayable() bool }); ok {
-		replayable = tap.Replayable()
-	}
 	t.keeper, _ = rr.cfg.Tap.(keepsPartitions)
-	t.logged = replayable && (t.shared || rr.n.cfg.DataDir != "")
+	t.logged = replayable(rr.cfg.Tap) && (t.shared || rr.n.cfg.DataDir != "")
 	return t
+}
+
+// replayable reports whether a tap can read again what it has read.
+func replayable(tap stream.Tap) bool {
+	t, ok := tap.(interface{ Replayable() bool })
+	return !ok || t.Replayable()
 }
 
 // run reads until ctx ends or a partition cannot be read.

@@ -237,10 +237,20 @@ func (rr *roleRun) busy() bool {
 	if rr.outlet == nil || rr.ctx.Err() != nil {
 		return false
 	}
+	if slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 }) {
+		return true
+	}
 	rr.mu.Lock()
-	reads := slices.ContainsFunc(rr.partitions, func(p *partition) bool { return p.run != nil })
-	rr.mu.Unlock()
-	return reads || slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 })
+	defer rr.mu.Unlock()
+	return slices.ContainsFunc(rr.partitions, func(p *partition) bool {
+		if p.run == nil || p.run.source == nil {
+			return false
+		}
+		// One that was read may wait for a link, for ever where no node serves the role there. It goes
+		// nowhere, so that whoever reads here next reads it.
+		st := p.run.source.Stats()
+		return st.Read-st.Acked != 1 || !replayable(rr.cfg.Tap)
+	})
 }
 
 // done reports whether the tap's partitions, as far as this node sees them, are read to their ends,
