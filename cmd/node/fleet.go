@@ -269,10 +269,7 @@ func (f *fleet) onAnswer(a answer) {
 	f.killLeader(p)
 	switch _, known := leaderGap(f.last.Elections, f.kill); {
 	case p.State == "failed":
-		if f.cfg.DataDir != "" {
-			f.con.line(fmt.Sprintf("weir: %s remembers that: choose another --data-dir for the next run, or remove it", f.cfg.DataDir))
-		}
-		f.stop(failure(p))
+		f.stop(f.cfg.failure(p))
 	case p.State != "finished":
 	case f.kill.Node != "" && !known && now.Sub(f.kill.At) < gapWait:
 	case !f.finished:

@@ -96,8 +96,8 @@ func pipelineOf(st api.Status, name string) api.Pipeline {
 	return api.Pipeline{Name: name}
 }
 
-// writeSummary tells a person how a run went.
-func writeSummary(w io.Writer, f figures, st api.Status, k kill) {
+// writeSummary tells a person how a run went whose data dirs, if it had any, are in dataDir.
+func writeSummary(w io.Writer, f figures, st api.Status, k kill, dataDir string) {
 	b := new(strings.Builder)
 	atLeast := ""
 	if f.AtLeast {
@@ -107,7 +107,7 @@ func writeSummary(w io.Writer, f figures, st api.Status, k kill) {
 	fmt.Fprintf(b, "  read   %s%s in %s\n", atLeast, plural(f.LinesIn, "line"), plural(f.RecordsIn, "record"))
 	fmt.Fprintf(b, "  wrote  %s%s in %s, %s more came twice\n", atLeast, plural(f.LinesOut, "line"), plural(f.RecordsOut, "record"), count(f.Duplicates))
 	if f.DeadLetters > 0 {
-		fmt.Fprintf(b, "  kept   %s: weir dead list --data-dir DIR\n", plural(uint64(f.DeadLetters), "dead letter"))
+		fmt.Fprintf(b, "  kept   %s: weir dead list --data-dir %s\n", plural(uint64(f.DeadLetters), "dead letter"), dataDir)
 	}
 	fmt.Fprintf(b, "  held   at most %s on one node\n", size(f.HeldBytesMax))
 	if k.Node != "" {

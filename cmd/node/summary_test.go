@@ -103,10 +103,10 @@ func TestSummary(t *testing.T) {
 	b := new(strings.Builder)
 	f := figuresOf(sampleStatus(), "gosrc", sampleKill)
 	f.State, f.Seconds, f.Nodes, f.HeldBytesMax = "finished", 9.812, 9, 7_654_321
-	writeSummary(b, f, sampleStatus(), sampleKill)
+	writeSummary(b, f, sampleStatus(), sampleKill, "d")
 	b.WriteString("\n---\n\n")
 	f = figures{Pipeline: "p", State: "interrupted", LinesIn: 1, LinesOut: 1, RecordsIn: 1, RecordsOut: 1, Nodes: 1, AtLeast: true}
-	writeSummary(b, f, api.Status{}, kill{})
+	writeSummary(b, f, api.Status{}, kill{}, "")
 	golden(t, "summary.txt", b.String())
 }
 

@@ -108,9 +108,17 @@ func up(cfg upConfig, stdout, stderr io.Writer) error {
 			return fmt.Errorf("write the figures: %w", err)
 		}
 	} else if runErr == nil || figs.LinesOut > 0 { // else its one sentence says it all
-		writeSummary(stderr, figs, fl.last, fl.kill)
+		writeSummary(stderr, figs, fl.last, fl.kill, cfg.DataDir)
 	}
 	return runErr
+}
+
+// failure is why the pipeline failed, and what that means for the next run in its data dir.
+func (cfg *upConfig) failure(p api.Pipeline) error {
+	if cfg.DataDir != "" && p.ExitCode != exitReaderGone {
+		p.Reason += fmt.Sprintf("; %s remembers that: choose another --data-dir for the next run, or remove it", cfg.DataDir)
+	}
+	return failure(p)
 }
 
 // secret is that of the run's cluster, kept beside its data dirs, if there are any.

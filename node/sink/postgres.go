@@ -161,6 +161,9 @@ func (s *postgres) judge(err error) error {
 		s.drop()
 		return stream.Retry(0, fmt.Errorf("%s: %w", s.name, network(err)))
 	}
+	if pe.Code == "42P10" { // its own words are about the ON CONFLICT of ours
+		pe.Message = "it has no unique key of id and line"
+	}
 	err = fmt.Errorf("%s: %s (SQLSTATE %s)", s.name, pe.Message, pe.Code)
 	switch class := pe.Code[:min(2, len(pe.Code))]; class {
 	case "22", "23", "44", "54", "P0": // of data: exception, constraint, check option, size, a trigger's own

@@ -95,7 +95,7 @@ func TestPostgres(t *testing.T) {
 		for _, tc := range []struct{ url, table, want string }{
 			{wrong, "x", at + `x: password authentication failed for user "weir" (SQLSTATE 28P01)`},
 			{server.URL() + "x", "x", at + `x: database "postgresx" does not exist (SQLSTATE 3D000)`},
-			{server.URL(), "nokey", at + "nokey: there is no unique or exclusion constraint matching the ON CONFLICT specification (SQLSTATE 42P10)"},
+			{server.URL(), "nokey", at + "nokey: it has no unique key of id and line (SQLSTATE 42P10)"},
 			{server.URL(), "nobody", at + "nobody: it has no column body: it needs id bytea, line integer, body text"},
 			{server.URL(), "number", at + "number: its column body is of type integer: it must be text, varchar, json, jsonb or bytea"},
 			{server.URL(), "noid", at + `noid: column "id" of relation "noid" does not exist (SQLSTATE 42703)`},
