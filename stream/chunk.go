@@ -50,8 +50,11 @@ func (p *chunks) get(n int) *chunk {
 			break
 		}
 	}
-	return &chunk{buf: make([]byte, wire.BatchPrefix, n)}
+	return newChunk(n)
 }
+
+// newChunk makes a chunk for n bytes, of no pool.
+func newChunk(n int) *chunk { return &chunk{buf: make([]byte, wire.BatchPrefix, n)} }
 
 func (p *chunks) put(c *chunk) {
 	for i, size := range chunkSizes {

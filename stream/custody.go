@@ -183,10 +183,11 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	return true
 }
 
-// copyOut makes an orphan with a chunk of its own, since the rest of its old one stays.
+// copyOut makes an orphan with a chunk of its own, since the rest of its old one stays. The chunk is no
+// larger than it must be: thousands may come back, and the least of the pooled ones is 2 KiB.
 func (o *Outlet) copyOut(sl slot, seq uint64) (or orphan) {
 	sl.c.find(seq, &or.rec)
-	or.c = o.cfg.Budget.chunks.get(wire.BatchPrefix + wire.RecordBytes(&or.rec))
+	or.c = newChunk(wire.BatchPrefix + wire.RecordBytes(&or.rec))
 	or.c.append(0, &or.rec)
 	o.pin(int64(cap(or.c.buf)))
 	or.t = sl.t
