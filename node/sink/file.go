@@ -157,6 +157,53 @@ func (s *file) Begin(ctx context.Context, fresh bool) error {
 	return nil
 }
 
+// begin readies the file for a Write, where nobody called Begin or others did something to it since
+// the last one. Where it was moved or removed its name is made again, and the text goes behind what
+// there is: else it would be where nobody finds it, behind a hole, or over theirs.
+func (s *file) begin(ctx context.Context) error {
+	if !s.begun {
+		return s.Begin(ctx, true)
+	}
+	if s.f != nil && !s.f.Named() {
+		_ = s.f.Close() // what was acked is on the disk
+		s.f = nil
+	}
+	if s.f == nil {
+		if err := s.open(); err != nil {
+			if disk, ok := errors.AsType[*DiskError](err); ok {
+				err = disk.Err
+			}
+			return s.failed(err)
+		}
+	}
+	length, err := s.f.Size()
+	if err != nil {
+		return s.failed(err)
+	}
+	if length == s.size {
+		return nil
+	}
+	s.changed(length, s.size)
+	size, err := s.end(ctx, true)
+	if err == nil {
+		size, err = s.ready(size)
+	}
+	if err != nil {
+		return s.failed(err)
+	}
+	s.size = size
+	return nil
+}
+
+// changed warns of what others did to the file.
+func (s *file) changed(length, written int64) {
+	what := "others have written to the output: it is kept"
+	if length < written {
+		what = "the output is shorter than what was written: what is gone does not come again"
+	}
+	s.cfg.Log.Warn(what, "file", s.cfg.Path, "bytes", length, "written", written)
+}
+
 // ready makes the first size bytes of the file all of it, and durable, with a journal that says so.
 // It returns how many they are then: no bytes at all would not be a packed file.
 func (s *file) ready(size int64) (int64, error) {
@@ -254,10 +301,8 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if !s.begun {
-		if err := s.Begin(ctx, true); err != nil {
-			return err
-		}
+	if err := s.begin(ctx); err != nil {
+		return err
 	}
 	p := s.text(rs)
 	e := entry{

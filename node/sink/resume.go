@@ -19,7 +19,10 @@ func (s *file) resume(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if last == nil { // there was none: somebody made the file otherwise
+	if last == nil { // there is none, or not even its start
+		if length > 0 {
+			s.cfg.Log.Warn("what the output holds is not known: what comes again is there twice", "file", s.cfg.Path, "gone", s.journal.path)
+		}
 		return s.end(ctx, false)
 	}
 	counts, err := s.holds(last, length)
@@ -34,12 +37,11 @@ func (s *file) resume(ctx context.Context) (int64, error) {
 	cut := s.cfg.boot == "" || s.cfg.boot != boot
 	switch {
 	case length < known:
-		s.cfg.Log.Warn("the output is shorter than what was written: what is gone does not come again",
-			"file", s.cfg.Path, "bytes", length, "written", known)
+		s.changed(length, known)
 		return s.end(ctx, true)
 	case length == known:
 	case !cut && (counts || length >= last.end):
-		s.cfg.Log.Warn("others have written to the output: it is kept", "file", s.cfg.Path, "bytes", length, "written", known)
+		s.changed(length, known)
 		return s.end(ctx, true)
 	default:
 		s.cfg.Log.Warn("cut off what was not acked: it comes again", "file", s.cfg.Path, "bytes", length-known)

@@ -36,6 +36,7 @@ func TestResume(t *testing.T) {
 		{"others wrote", "a\nb\ntheirs\n", false, "a\nb\ntheirs\nnew\n", "ab", "others have written to the output: it is kept"},
 		{"others wrote no end", "a\nb\ntheirs", false, "a\nb\ntheirs\nnew\n", "ab", "others have written to the output: it is kept"},
 		{"others wrote over the last", "a\nB\n", false, "a\nB\nnew\n", "a", "others have written to the output: it is kept"},
+		{"no journal", "a\nb\n", false, "a\nb\nnew\n", "", "what the output holds is not known"},
 		{"emptied", "", false, "new\n", "a", "the output is shorter than what was written: what is gone does not come again"},
 		{"emptied, power cut", "", true, "new\n", "a", "the output is shorter than what was written: what is gone does not come again"},
 	} {
@@ -44,6 +45,11 @@ func TestResume(t *testing.T) {
 			writeAs(t, path, "one", true, "a", "b")
 			if err := os.WriteFile(path, []byte(tc.alter), 0o644); err != nil {
 				t.Fatal(err)
+			}
+			if tc.name == "no journal" {
+				if err := os.Remove(journalOf(nil, path).path); err != nil {
+					t.Fatal(err)
+				}
 			}
 			boot := "one"
 			if tc.cut {
@@ -60,6 +66,56 @@ func TestResume(t *testing.T) {
 				if again == 0 && (tc.told == "" && told != "" || !strings.Contains(told, tc.told)) {
 					t.Errorf("it said %q, want %q", told, tc.told)
 				}
+			}
+		})
+	}
+}
+
+// What others do to a file while it is written: no text goes where nobody finds it, behind a hole or
+// over theirs.
+func TestChangedWhileWritten(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		alter func(path string) error
+		want  string
+		told  string
+	}{
+		{"emptied", func(path string) error { return os.Truncate(path, 0) }, "c\nd\n", "the output is shorter"},
+		{"cut", func(path string) error { return os.Truncate(path, 3) }, "a\nb\nc\nd\n", "the output is shorter"},
+		{"removed", os.Remove, "c\nd\n", "the output is shorter"},
+		{"moved", func(path string) error { return os.Rename(path, path+".1") }, "c\nd\n", "the output is shorter"},
+		{"written to", func(path string) error { return os.WriteFile(path, []byte("a\nb\ntheirs\n"), 0o644) }, "a\nb\ntheirs\nc\nd\n", "others have written"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var log bytes.Buffer
+			path := filepath.Join(t.TempDir(), "out")
+			s, err := OpenFile(FileConfig{Path: path, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			write := func(line string) {
+				if err := s.Write(t.Context(), records(line), stream.Seen{Source: 1, Bytes: []byte(line)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("a")
+			write("b")
+			if err := tc.alter(path); err != nil {
+				t.Fatal(err)
+			}
+			write("c")
+			write("d")
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := os.ReadFile(path); string(got) != tc.want {
+				t.Errorf("it holds %q, want %q", got, tc.want)
+			}
+			if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, tc.told) {
+				t.Errorf("it said %q, want one %q", got, tc.told)
+			}
+			if had, told := writeAs(t, path, "one", false); had != "abcd" || told != "" {
+				t.Errorf("the next life had %q and said %q, want abcd and nothing", had, told)
 			}
 		})
 	}
