@@ -334,6 +334,9 @@ func TestNack(t *testing.T) {
 		attempts := map[string][]string{}
 		for _, node := range []topology.NodeID{"n1", "n2"} {
 			in := r.inlet(InletConfig{Role: "map", Budget: b, Handler: Each(func(_ context.Context, rec Record, _ Emitter) error {
+				if rec.Attempt == 3 {
+					time.Sleep(time.Second) // record 9 comes again before this stops the run
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				body := string(rec.Body)
