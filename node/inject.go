@@ -192,6 +192,7 @@ func (is *injections) run(ctx context.Context, in *injection) error {
 	}
 	cancel(nil)
 	links.group.Wait()
+	outlet.Close()
 	if stopped, ok := errors.AsType[*runStopped](err); ok {
 		_ = n.insist(ctx, consensus.Fail(in.pipeline, stopped.reason, stopped.exit), func(s *consensus.State) bool {
 			p, ok := s.Pipeline(in.pipeline)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"weir/node/api"
+	"weir/stream"
 	"weir/topology"
 )
 
@@ -108,5 +110,36 @@ func TestPutOfNodeThatLeaves(t *testing.T) {
 	}
 	if _, err := askFlow[api.Put](t, n, "put", url.Values{"to": {"p"}}, api.Body{Reader: strings.NewReader("x\n")}); err == nil {
 		t.Error("a node that left took another put")
+	}
+}
+
+// stuckSink takes nothing.
+type stuckSink struct{ *collect }
+
+func (stuckSink) Write(ctx context.Context, _ []stream.Record, _ stream.Seen) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Who puts and goes before all is acked leaves no memory taken.
+func TestPutGivenUp(t *testing.T) {
+	c := newCluster(t, "in -> b", map[string]topology.Kind{"in": topology.KindTap, "b": topology.KindSink})
+	for i := range c.graph.Roles {
+		c.graph.Roles[i].Put = c.graph.Roles[i].Name == "in"
+	}
+	n, _ := c.add(Role{Name: "b", Sink: stuckSink{newCollect()}})
+	c.until(20*time.Second, "it runs", func(st api.Status) bool { return len(st.Pipelines) == 1 && st.Pipelines[0].State == "running" })
+	gone := errors.New("nobody waits")
+	held := int64(0)
+	body := api.Body{Reader: strings.NewReader(strings.Repeat("a line\n", 1000))}
+	err := n.put(t.Context(), url.Values{"to": {"p"}}, body, func(v any) error {
+		if v.(api.Put).Read == 1000 {
+			held = n.budget.Held()
+			return gone
+		}
+		return nil
+	})
+	if !errors.Is(err, gone) || held == 0 || n.budget.Held() != 0 {
+		t.Errorf("%v: %d bytes were held, and still are %d", err, held, n.budget.Held())
 	}
 }

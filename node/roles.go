@@ -145,6 +145,8 @@ func (rr *roleRun) run() {
 	}
 	if rr.cfg.Sink != nil {
 		err = errors.Join(err, rr.cfg.Sink.Close())
+	} else {
+		rr.outlet.Close()
 	}
 	rr.n.log.Debug("role ended", "role", rr.key.role, "err", err)
 }

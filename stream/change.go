@@ -41,6 +41,26 @@ func (o *Outlet) Revise(edges []topology.Edge, send topology.Send) {
 	o.wake()
 }
 
+// Close gives back the memory of all that is not acked: who keeps what comes before sends it again. It
+// is for an outlet to which nobody emits any more; what its links have goes with them.
+func (o *Outlet) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	ofLinks := int64(0)
+	for _, e := range o.edges {
+		e.inflight += len(e.orphans) + e.kept() // as it was in the end
+		e.orphans, e.nacked, e.retries, e.lane.suspects = nil, nil, nil, nil
+		for _, s := range e.senders {
+			ofLinks += s.pinned
+		}
+	}
+	o.pin(ofLinks - o.pinned)
+}
+
 // Pause stops the handlers' taking, or lets it go on: what they have goes its way, and the links
 // fill until the senders wait.
 func (in *Inlet) Pause(on bool) {

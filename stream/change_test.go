@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,4 +235,44 @@ func TestReviseLeavesNoEdge(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+// An outlet whose role ends gives back the memory of what is not acked, whether its links end before or
+// after, and also of what waits to be tried again: the node's other roles have use for it.
+func TestCloseGivesBack(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			b := NewBudget(0)
+			tap := r.outlet("tap", b, "", "map")
+			var n atomic.Int64
+			in := r.inlet(InletConfig{Role: "map", Capacity: 10, Handler: Each(func(ctx context.Context, _ Record, _ Emitter) error {
+				if n.Add(1) < 50 {
+					return Retry(time.Minute, errors.New("later"))
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			})})
+			r.link(tap, "tap", "map", in, "n1")
+			l := r.link(tap, "tap", "map", in, "n2")
+			_, done := r.source(tap, b, &numbers{n: 20_000})
+			time.Sleep(time.Second)
+			l.cut()
+			<-l.drained
+			if st := tap.Stats()[0]; st.Retries == 0 || st.Suspects == 0 || b.Held() == 0 {
+				t.Fatalf("%d bytes held, %+v: want some that wait", b.Held(), st)
+			}
+			if before {
+				tap.Close()
+			}
+			r.stop()
+			<-done
+			if !before {
+				tap.Close()
+			}
+			if b.Held() != 0 || tap.Stats()[0].Inflight == 0 {
+				t.Errorf("%d bytes held, %+v", b.Held(), tap.Stats()[0])
+			}
+		})
+	}
 }

@@ -120,6 +120,10 @@ func (o *Outlet) disconnect(s *Sender, died bool) {
 	s.watch(EventClose, 0, 0)
 	e := s.e
 	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
+	if o.closed {
+		o.charge(s, -s.pinned)
+		return
+	}
 	j := s.trial(died)
 	for seq := s.win.base; seq < s.win.next; seq++ {
 		c := s.win.at(seq).c
@@ -141,7 +145,7 @@ func (o *Outlet) disconnect(s *Sender, died bool) {
 // adopt moves orphans to links, as far as these can take them. One that must avoid a node holds
 // up no other.
 func (o *Outlet) adopt(e *outEdge) {
-	if o.failed {
+	if o.failed || o.closed {
 		return
 	}
 	n := 0

@@ -52,7 +52,7 @@ func (s *Sender) giveBack(n wire.Nack) (stop bool) {
 	o := s.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n.Seq >= s.sent() {
+	if n.Seq >= s.sent() || o.closed { // then it goes with its link
 		return false
 	}
 	sl, ok := s.win.free(n.Seq)

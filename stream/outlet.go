@@ -50,6 +50,7 @@ type Outlet struct {
 	rings   time.Time       // when it does; zero: not set
 	known   marks           // what receivers knew of sources
 	failed  bool            // the run must stop: what was nacked stays here
+	closed  bool            // what is not acked is forgotten
 }
 
 // outEdge is one edge that starts at the outlet's role. The outlet's mu guards it.
