@@ -154,6 +154,7 @@ var errEnough = errors.New("enough")
 func look[T any](ctx context.Context, addr, name string, q url.Values, each func(T) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	defer context.AfterFunc(ctx, stop)() // where the reader of stdout has stopped, the second ends us
 	err := flow(ctx, addr, name, q, nil, func(b json.RawMessage) error {
 		var vs []T
 		if err := json.Unmarshal(b, &vs); err != nil {
