@@ -226,8 +226,9 @@ func TestLongLaneIsQuick(t *testing.T) {
 		for tap.Stats()[0].Suspects > 0 {
 			time.Sleep(time.Millisecond)
 		}
-		if took := time.Since(start); suspects < 1000 || took > time.Second {
-			t.Errorf("%d suspects took %v, want a second at most", suspects, took)
+		// A hundred rounds, each of one Write, or of two where it comes during one; alone they take 20 s.
+		if took := time.Since(start); suspects < 1000 || took > 2*time.Second {
+			t.Errorf("%d suspects took %v, want two seconds at most", suspects, took)
 		} else {
 			t.Logf("%d suspects took %v", suspects, took)
 		}
