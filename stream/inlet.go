@@ -330,8 +330,8 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 	if bl.left == 0 {
 		r.spent = r.spent || taken > 0 && bl.batch.Spent
 		in.queue = append(in.queue[:0], in.queue[1:]...)
-		bl.release(in.cfg.Budget)
 		r.ahead -= cap(bl.c.buf)
+		bl.release(in.cfg.Budget) // its buffer may be another's from here on
 		raise(r.room)
 	}
 	return more
