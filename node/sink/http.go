@@ -171,6 +171,9 @@ func (s *endpoint) post(ctx context.Context, r *stream.Record) error {
 		if ctx.Err() == context.DeadlineExceeded {
 			err = fmt.Errorf("no answer for %v", s.cfg.Timeout)
 		}
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the connection was closed without an answer")
+		}
 		if ce, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 			return &stream.ConfigError{Err: fmt.Errorf("%s: %w", s.name, ce)}
 		}

@@ -183,7 +183,7 @@ func TestHTTPAnswers(t *testing.T) {
 		"404":                  {status(404), 65, "404 Not Found: why"},
 		"a redirect":           {status(302, "Location", "/elsewhere?token=c4nary"), 78, "302 Found: a redirect is not followed: name the address that it leads to"},
 		"a hang":               {func(http.ResponseWriter, string) bool { time.Sleep(time.Second); return false }, 75, "no answer for 300ms"},
-		"a connection cut":     {raw(""), 75, "EOF"},
+		"a connection cut":     {raw(""), 75, "the connection was closed without an answer"},
 		"no HTTP":              {raw("SSH-2.0-x\r\n\r\n"), 75, `net/http: HTTP/1.x transport connection broken: malformed HTTP response "SSH-2.0-x"`},
 		"a negative length":    {raw("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), 75, `net/http: HTTP/1.x transport connection broken: bad Content-Length "-1"`},
 		"a header of megabyte": {raw("HTTP/1.1 200 OK\r\nX: " + long + "\r\n\r\n"), 75, "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 65536 bytes; aborted"},

@@ -206,6 +206,9 @@ func blame(ctx context.Context, err error, connected bool) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the connection was closed without an answer")
+	}
 	if !connected {
 		return stream.Retry(0, err)
 	}

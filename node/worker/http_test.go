@@ -216,7 +216,7 @@ func TestHTTPBadEndpoints(t *testing.T) {
 		{"hangs in the header", head, hang, "", late},
 		{"hangs in the body", head + "Content-Length: 5\r\n\r\nabc", hang, "", late},
 		{"is slow", head + "Content-Length: 10\r\n\r\n", drip, `"xxxxxxxxxx"`, ""},
-		{"hangs up", "", nil, "", "EOF"},
+		{"hangs up", "", nil, "", "the connection was closed without an answer"},
 		{"promises more", head + "Content-Length: 5\r\n\r\nabc", nil, "", "the answer broke off after 3 bytes"},
 		{"promises less", head + "Content-Length: 2\r\n\r\nabc", nil, `"ab"`, ""},
 		{"promises very much", head + "Content-Length: 1000000000000\r\n\r\nabc", flood("0123456789"), "", large},
