@@ -130,10 +130,10 @@ func TestWhatComesBackPinsLittle(t *testing.T) {
 				})})
 				r.link(tap, "tap", "sink", in, topology.NodeID(fmt.Sprint("n", i)))
 			}
-			reader := &blobs{n: 20_000, max: size}
+			reader := &blobs{n: 6000, max: size}
 			_, done := r.source(tap, b, reader)
 			most, back := int64(0), 0
-			for range 5000 {
+			for range 300 {
 				time.Sleep(time.Millisecond)
 				most, back = max(most, b.Held()), max(back, tap.Stats()[0].Retries)
 			}
