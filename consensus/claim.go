@@ -37,7 +37,7 @@ type Claim struct {
 
 	Gen      uint64 `json:"gen"`                // of the numbering
 	Next     uint64 `json:"next,omitempty"`     // all below is acked, without a gap
-	Position []byte `json:"position,omitempty"` // where the tap goes on with Next
+	Position []byte `json:"position,omitempty"` // where the tap goes on with Next; Next 0: behind the first record, by which its input is known
 	Done     bool   `json:"done,omitempty"`     // read to its end, and all of it acked
 
 	// All is only in a command: it names all partitions of the role, and does nothing where the
@@ -89,6 +89,12 @@ func (p Pipeline) findClaim(role, partition string) (int, bool) {
 // these says so by a claim without a holder.
 func Claims(pipeline string, cs ...Claim) Command {
 	return Command{Version: commandVersion, Kind: kindClaim, Name: pipeline, Claims: cs}
+}
+
+// Begin says by its Position, behind the first record, what a claim's generation is of. It must be in the log
+// before any record of that generation is sent.
+func Begin(pipeline string, c Claim) Command {
+	return Command{Version: commandVersion, Kind: kindBegin, Name: pipeline, Claims: []Claim{c}}
 }
 
 // Marks says how far some partitions are acked. A mark counts if its claim and generation are the
@@ -170,6 +176,22 @@ func (s *State) roomFor(p Pipeline, c Claim) error {
 	return nil
 }
 
+// begin carries out Begin. Where there is no room for the position, the generation goes on without.
+func (s *State) begin(name string, cs []Claim) error {
+	if len(cs) != 1 {
+		return errors.New("begin a partition: none is named")
+	}
+	room := s.roomForPositions()
+	c := s.claimFor(name, cs[0].Role, cs[0].Partition, cs[0].Number, cs[0].Gen)
+	if c == nil {
+		return fmt.Errorf("begin %s: it has another claim or generation by now", cs[0].Partition)
+	}
+	if c.Next == 0 && len(c.Position) == 0 && len(cs[0].Position) <= room {
+		c.Position = cs[0].Position
+	}
+	return nil
+}
+
 // reset carries out Reset.
 func (s *State) reset(name string, cs []Claim, gen uint64) error {
 	if len(cs) != 1 {
@@ -185,12 +207,7 @@ func (s *State) reset(name string, cs []Claim, gen uint64) error {
 
 // mark carries out Marks, and reports whether more than how far partitions are has changed.
 func (s *State) mark(ms []Mark) (loud bool) {
-	room := positionsMax
-	for _, p := range s.Pipelines {
-		for _, c := range p.Claims {
-			room -= len(c.Position)
-		}
-	}
+	room := s.roomForPositions()
 	for _, m := range ms {
 		c := s.claimFor(m.Pipeline, m.Role, m.Partition, m.Claim, m.Gen)
 		if c == nil {
@@ -204,6 +221,17 @@ func (s *State) mark(ms []Mark) (loud bool) {
 		c.Done = c.Done || m.Done
 	}
 	return loud
+}
+
+// roomForPositions is how many bytes of positions there is room for.
+func (s *State) roomForPositions() int {
+	room := positionsMax
+	for _, p := range s.Pipelines {
+		for _, c := range p.Claims {
+			room -= len(c.Position)
+		}
+	}
+	return room
 }
 
 // claimFor returns a claim to be changed, nil if its number and generation are not those. The

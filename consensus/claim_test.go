@@ -29,6 +29,10 @@ func mark(claim, gen, next uint64, position string) Mark {
 	return Mark{Pipeline: "p", Role: "a", Partition: "x", Claim: claim, Gen: gen, Next: next, Position: []byte(position)}
 }
 
+func begin(claim, gen uint64, position string) Command {
+	return Begin("p", Claim{Role: "a", Partition: "x", Number: claim, Gen: gen, Position: []byte(position)})
+}
+
 // Entries are numbered from 10 on: a claim made by the second is number 11.
 func TestClaims(t *testing.T) {
 	first := claims(Claim{Role: "a", Partition: "x", Holder: "n1", Boot: 1, Gen: 7})
@@ -72,6 +76,14 @@ func TestClaims(t *testing.T) {
 		{"one refused, one not", []Command{first, Marks(mark(9, 7, 9, ""), mark(11, 7, 5, "five"))}, "", "a/x n1:1 11<0 7 5 five"},
 		{"stays with another holder", []Command{first, Marks(mark(11, 7, 5, "five")), second}, "", "a/x n2:3 13<11 7 5 five"},
 		{"done", []Command{first, Marks(mark(11, 7, 5, "five")), Marks(done)}, "", "a/x n1:1 11<0 7 5 five done"},
+		{"begun", []Command{first, begin(11, 7, "one")}, "", "a/x n1:1 11<0 7 0 one"},
+		{"begun twice", []Command{first, begin(11, 7, "one"), begin(11, 7, "uno")}, "", "a/x n1:1 11<0 7 0 one"},
+		{"begun by the holder before", []Command{first, second, begin(11, 7, "one")}, "another claim or generation", "a/x n2:3 12<11 7 0"},
+		{"begun in another generation", []Command{first, begin(11, 8, "one")}, "another claim or generation", "a/x n1:1 11<0 7 0"},
+		{"begun stays with another holder", []Command{first, begin(11, 7, "one"), second}, "", "a/x n2:3 13<11 7 0 one"},
+		{"begun after a mark", []Command{first, Marks(mark(11, 7, 5, "five")), begin(11, 7, "one")}, "", "a/x n1:1 11<0 7 5 five"},
+		{"a mark after it has begun", []Command{first, begin(11, 7, "one"), Marks(mark(11, 7, 5, "five"))}, "", "a/x n1:1 11<0 7 5 five"},
+		{"reset after it has begun", []Command{first, begin(11, 7, "one"), Reset("p", Claim{Role: "a", Partition: "x", Number: 11, Gen: 7}, 9)}, "", "a/x n1:1 11<0 9 0"},
 		{"reset", []Command{first, Marks(mark(11, 7, 5, "five")), Reset("p", Claim{Role: "a", Partition: "x", Number: 11, Gen: 7}, 9)}, "", "a/x n1:1 11<0 9 0"},
 		{"reset by the holder before", []Command{first, second, Reset("p", Claim{Role: "a", Partition: "x", Number: 11, Gen: 7}, 9)}, "another claim or generation", "a/x n2:3 12<11 7 0"},
 		{"reset twice", []Command{first, Reset("p", Claim{Role: "a", Partition: "x", Number: 11, Gen: 7}, 9), Reset("p", Claim{Role: "a", Partition: "x", Number: 11, Gen: 7}, 10)}, "another claim or generation", "a/x n1:1 11<0 9 0"},

@@ -188,7 +188,7 @@ func (c *Consensus) proposeFor(b []byte) error {
 		return fmt.Errorf("the leader knows commands of version %d, not %d: run a newer program there", commandVersion, cmd.Version)
 	}
 	switch cmd.Kind {
-	case kindAdmit, kindEvict, kindCreate, kindApply, kindSettle, kindPause, kindFail, kindOpen, kindClaim, kindMarks, kindReset:
+	case kindAdmit, kindEvict, kindCreate, kindApply, kindSettle, kindPause, kindFail, kindOpen, kindClaim, kindBegin, kindMarks, kindReset:
 		return c.proposeHere(b)
 	default:
 		return fmt.Errorf("the leader takes no %q from others", cmd.Kind)

@@ -113,7 +113,7 @@ func (s *State) HasLeft(id topology.NodeID, boot uint64) bool {
 }
 
 // Command is what can be proposed: make one with Admit, Evict, Create, Apply, Settle, Pause, Fail,
-// Open, Claims, Marks or Reset.
+// Open, Claims, Begin, Marks or Reset.
 type Command struct {
 	Version  int                `json:"version"`
 	Kind     commandKind        `json:"kind"`
@@ -122,12 +122,12 @@ type Command struct {
 	Left     bool               `json:"left,omitempty"`     // evict
 	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create, apply
 	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version
-	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open, claim, reset
+	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open, claim, begin, reset
 	Role     string             `json:"role,omitempty"`     // pause; "" = the whole pipeline
 	Paused   bool               `json:"paused,omitempty"`   // pause; false: go on
 	Failure  *Failure           `json:"failure,omitempty"`  // fail
 	Opening  *Opening           `json:"opening,omitempty"`  // open
-	Claims   []Claim            `json:"claims,omitempty"`   // claim; reset: one
+	Claims   []Claim            `json:"claims,omitempty"`   // claim; begin, reset: one
 	Marks    []Mark             `json:"marks,omitempty"`    // marks
 	Gen      uint64             `json:"gen,omitempty"`      // reset
 	LogID    uint64             `json:"log_id,omitempty"`   // leader: the name of a log that has none
@@ -146,6 +146,7 @@ const (
 	kindFail   commandKind = "fail"
 	kindOpen   commandKind = "open"
 	kindClaim  commandKind = "claim"
+	kindBegin  commandKind = "begin"
 	kindMarks  commandKind = "marks"
 	kindReset  commandKind = "reset"
 )
@@ -250,6 +251,8 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 			n.mark(e.Marks)
 			e.Marks = n.marksOf(c.Name, c.Claims)
 		}
+	case kindBegin:
+		refused = n.begin(c.Name, c.Claims)
 	case kindMarks:
 		e.quiet = !n.mark(c.Marks)
 	case kindReset:

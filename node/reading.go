@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,31 @@ var (
 // those that the log has, and returns those that stand.
 type keepsPartitions interface {
 	Keep(known []string) []string
+}
+
+// readsAgain is a tap that has its own way of going back before its first record (stream.Tap).
+type readsAgain interface {
+	Again(ctx context.Context, partition string, first stream.Mark) (stream.Reader, error)
+}
+
+// again opens a partition from its start, where the mark behind its first record is that one.
+func again(ctx context.Context, tap stream.Tap, partition string, first stream.Mark) (stream.Reader, error) {
+	if t, ok := tap.(readsAgain); ok {
+		return t.Again(ctx, partition, first)
+	}
+	r, err := tap.Open(ctx, partition, nil) // it has the input: what is put in its place from here on is found below, or never read
+	if err != nil {
+		return nil, err
+	}
+	there, err := tap.Open(ctx, partition, first)
+	if err == nil {
+		err = there.Close()
+	}
+	if err != nil {
+		_ = r.Close() // it has read nothing
+		return nil, err
+	}
+	return r, nil
 }
 
 // reading is a tap at work: one loop that follows the State, and a goroutine for each partition that
@@ -317,7 +343,14 @@ func (t *reading) read(run *sourceRun) error {
 		cfg.Next, cfg.Position = m.Next, m.Position
 	}
 	var err error
-	cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, cfg.Position)
+	switch at := cfg.Position; {
+	case cfg.Next > 0 || at == nil:
+		if cfg.Reader, err = rr.cfg.Tap.Open(run.ctx, run.part.here, at); t.logged && cfg.Next == 0 {
+			cfg.OnFirst = func(ctx context.Context, first stream.Mark) error { return t.first(ctx, c, first) }
+		}
+	default:
+		cfg.Reader, err = again(run.ctx, rr.cfg.Tap, run.part.here, at)
+	}
 	if errors.Is(err, stream.ErrReset) && cfg.Position != nil {
 		if gen := t.generation(); gen != c.Gen {
 			return t.renew(run, gen, err)
@@ -328,7 +361,9 @@ func (t *reading) read(run *sourceRun) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Next > 0 {
+	if cfg.Next == 0 {
+		cfg.Position = nil // it is behind the first record
+	} else {
 		rr.n.cfg.Hooks.sometimes("a partition is read on")
 		rr.n.log.Info("a partition is read on", "role", rr.key.role, "partition", run.part.name, "next", cfg.Next)
 	}
@@ -342,6 +377,39 @@ func (t *reading) read(run *sourceRun) error {
 		return t.renew(run, t.generation(), err)
 	}
 	return err
+}
+
+// first has the log know by the mark behind its first record what a generation is of: the sinks may know more of
+// it than the log when all nodes die, and would take the first records of another input for those.
+func (t *reading) first(ctx context.Context, c consensus.Claim, mark stream.Mark) error {
+	if len(mark) == 0 {
+		return nil // a tap that knows no places
+	}
+	rr := t.rr
+	c.Position = bytes.Clone(mark)
+	for pause := retryMin; ; pause = min(2*pause, retryMax) {
+		err := rr.n.consensus.Propose(ctx, consensus.Begin(rr.key.pipeline, c))
+		if err == nil {
+			break
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		if _, ok := errors.AsType[consensus.Refusal](err); ok {
+			return errRenewed // the State says what became of the claim
+		}
+		rr.n.log.Debug("say again later what a partition begins with", "err", err)
+	}
+	p, _ := rr.n.consensus.State().Pipeline(rr.key.pipeline)
+	now, _ := p.Claim(c.Role, c.Partition)
+	if now.Number == c.Number && now.Gen == c.Gen && now.Next == 0 && len(now.Position) > 0 && !bytes.Equal(now.Position, mark) {
+		return fmt.Errorf("%w: it began with another record", stream.ErrReset) // of a reading before, and came late
+	}
+	return nil
 }
 
 // known is the highest mark that the nodes downstream know of a source, if another claim has read it.

@@ -197,6 +197,76 @@ func TestTapBeginsAgain(t *testing.T) {
 	}
 }
 
+// silent is a sink that knows after a restart what it has, and acks nothing while it hangs: so it knows
+// more than any mark.
+type silent struct {
+	*arrivals
+	hangs bool
+
+	kept map[uint64][]byte // by source: what goes with its records
+}
+
+func (s *silent) Load(_ context.Context, source uint64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept[source], nil
+}
+
+func (s *silent) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) error {
+	if err := s.arrivals.Write(ctx, rs, seen); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if seen.Whole {
+		s.kept[seen.Source] = nil
+	}
+	s.kept[seen.Source] = append(s.kept[seen.Source], seen.Bytes...)
+	hangs := s.hangs
+	s.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// All nodes die before any mark is in the log, and a sink has records on its disk. If the input is the same,
+// none of them comes twice; if another has its place, all of it comes.
+func TestNewInputBeforeTheFirstMark(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		t.Run(fmt.Sprint("replaced ", replaced), func(t *testing.T) {
+			inLab(t, "tap -> a -> sink", func(l *lab) {
+				l.disks = t.TempDir()
+				const n = 500
+				sink, numbers := &silent{newArrivals(), true, make(map[uint64][]byte)}, &pool{partitions: []string{"x"}, each: n}
+				start := func() {
+					l.start("s1", node.Role{Name: "sink", Sink: sink})
+					l.start("a1", node.Role{Name: "a", Handler: via("a")})
+					l.start("t1", numbers.tap("t1"))
+				}
+				l.start("n1")
+				start()
+				l.until("n1", "a record", func(api.Status) bool { return sink.by("a") > 0 })
+				for _, id := range []string{"t1", "a1", "s1"} {
+					l.kill(id)
+				}
+				before := sink.by("a")
+				sink.mu.Lock()
+				sink.hangs, numbers.reset = false, replaced
+				sink.mu.Unlock()
+				start()
+				l.until("n1", "finished", finished)
+				want := n - before
+				if replaced {
+					want = n
+				}
+				if came := sink.by("a") - before; came != want {
+					t.Errorf("%d records came after %d, want %d; opened at %v", came, before, want, numbers.opened)
+				}
+			})
+		})
+	}
+}
+
 // What cannot be read again begins anew with its node, and the log knows nothing of it.
 func TestTapThatReadsOnce(t *testing.T) {
 	inLab(t, "tap -> a -> sink", func(l *lab) {

@@ -183,6 +183,14 @@ func (t pacedTap) Open(ctx context.Context, partition string, at stream.Mark) (s
 	return pacedReader{r, t.pace}, nil
 }
 
+func (t pacedTap) Again(ctx context.Context, partition string, at stream.Mark) (stream.Reader, error) {
+	r, err := t.loadTap.Again(ctx, partition, at)
+	if err != nil {
+		return nil, err
+	}
+	return pacedReader{r, t.pace}, nil
+}
+
 type pacedReader struct {
 	stream.Reader
 	pace *pace

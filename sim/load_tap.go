@@ -69,6 +69,17 @@ func (t *loadTap) Partitions(context.Context) (names []string, err error) {
 
 func (t *loadTap) Open(_ context.Context, name string, at stream.Mark) (stream.Reader, error) {
 	p, first, err := t.w.open(name, t.role.Live, at)
+	return t.reader(name, p, first, err)
+}
+
+// Again opens a partition at its start, if it is the one of that mark.
+func (t *loadTap) Again(_ context.Context, name string, at stream.Mark) (stream.Reader, error) {
+	index, _ := placeAt(at)
+	p, first, err := t.w.open(name, t.role.Live, (&partition{index: index}).mark(0))
+	return t.reader(name, p, first, err)
+}
+
+func (t *loadTap) reader(name string, p *partition, first uint64, err error) (stream.Reader, error) {
 	if err != nil {
 		return nil, err
 	}

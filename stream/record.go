@@ -54,7 +54,12 @@ type Mark []byte
 
 // Tap is where records come from. One may also have Shared() bool: all nodes of the role see the same
 // partitions; Replayable() bool: false where nothing can be read again, so that marks are of no use; and
-// Keep(known []string) []string: those of known partitions that stand instead of what it names now.
+// Keep(known []string) []string: those of known partitions that stand instead of what it names now; and
+// Again, as Open from the start, but ErrReset where the first record is not the one that first is the mark of:
+//
+//	Again(ctx context.Context, partition string, first Mark) (Reader, error)
+//
+// One that has no Again is opened from the start and, to compare, at that mark.
 type Tap interface {
 	// Partitions names the parts that are read apart from each other; names are stable.
 	Partitions(context.Context) ([]string, error)

@@ -41,6 +41,9 @@ type SourceConfig struct {
 	Position Mark   // where the reader was opened, after the record before Next
 	// OnMark is told of each low-water mark that is sent; it must not block.
 	OnMark func(wire.Mark)
+	// OnFirst is told of the mark behind the first record; its error ends the source before the
+	// record is sent. The mark is lent.
+	OnFirst func(context.Context, Mark) error
 }
 
 // Source reads one partition of a tap into an outlet and knows how far it is acked without a
@@ -56,6 +59,7 @@ type Source struct {
 	lines uint64
 	ended bool          // by the reader
 	done  bool          // and all of it is acked
+	first bool          // OnFirst was told; of the reading goroutine
 	room  chan struct{} // a flag: the low-water mark rose
 	moved chan struct{} // a flag: the same, for the marks
 
@@ -213,6 +217,10 @@ func (s *Source) next(ctx, reading context.Context) (Out, Mark, error) {
 		return Out{}, nil, errStopped
 	}
 	out, mark, err := s.cfg.Reader.Next(reading)
+	if err == nil && !s.first && s.cfg.OnFirst != nil && len(mark) <= markBytesMax {
+		s.first = true
+		err = s.cfg.OnFirst(reading, mark)
+	}
 	if err != nil && reading.Err() != nil && ctx.Err() == nil {
 		err = errStopped
 	}

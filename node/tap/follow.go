@@ -77,6 +77,22 @@ func (t *followTap) Open(_ context.Context, partition string, at stream.Mark) (s
 	return &reader{src: src, rule: r, before: from.before}, nil
 }
 
+// Again finds the file as Open does, and goes back in it.
+func (t *followTap) Again(ctx context.Context, partition string, first stream.Mark) (stream.Reader, error) {
+	opened, err := t.Open(ctx, partition, first)
+	if err != nil {
+		return nil, err
+	}
+	r := opened.(*reader)
+	src := r.src.(*follower)
+	if err := src.rewind(); err != nil {
+		_ = src.close()
+		return nil, err
+	}
+	r.before = 0
+	return r, nil
+}
+
 // follower is the source of a file that grows.
 type follower struct {
 	path  string
@@ -319,6 +335,23 @@ func (s *follower) close() error {
 		s.in.close()
 		s.in = nil
 	}
+	return nil
+}
+
+// rewind goes back to the start of the file, which the first record is in.
+func (s *follower) rewind() error {
+	in := s.in
+	if in.packed != nil {
+		var err error
+		if in, err = openInput(in.Name()); err != nil {
+			return err
+		}
+		s.in.close()
+	} else if _, err := in.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	s.place.before, s.place.offset, s.place.sum = 0, 0, sum{}
+	s.use(in)
 	return nil
 }
 

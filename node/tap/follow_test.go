@@ -158,6 +158,52 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// From the mark behind its first record a followed file is read from its start, wherever that is by now.
+func TestFollowAgain(t *testing.T) {
+	const rotation = "rename log log.1;write log b1/"
+	for _, tc := range []struct{ name, down, want string }{
+		{"nothing", "", "a1 a2"},
+		{"it grew", "append log a3/", "a1 a2 a3"},
+		{"rotated", rotation, "a1 a2 b1"},
+		{"rotated and packed", rotation + ";pack log.1", "a1 a2 b1"},
+		{"replaced", "remove log;write log x1/x2/", "reset"},
+		{"replaced by one with the same first line", "remove log;write log a1/x2/", "a1 x2"},
+		{"gone", "remove log", "reset"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				rotate(t, dir, "write log a1/a2/")
+				tp, err := Follow(dir+"/log", Config{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := afterRecords(t, tp, 1)
+				if tc.down != "" {
+					rotate(t, dir, tc.down)
+				}
+				var got []string
+				r, err := tp.(*followTap).Again(t.Context(), dir+"/log", at)
+				for err == nil {
+					var body string
+					if body, _, err = nextOf(t, r, 3*followLinger); err == nil {
+						got = append(got, body)
+					}
+				}
+				if r != nil {
+					_ = r.Close()
+				}
+				if errors.Is(err, stream.ErrReset) {
+					got = append(got, "reset")
+				}
+				if text := strings.Join(got, " "); text != tc.want {
+					t.Errorf("got %s, want %s (%v)", text, tc.want, err)
+				}
+			})
+		})
+	}
+}
+
 func TestFollowErrors(t *testing.T) {
 	dir := t.TempDir()
 	for _, tc := range []struct {

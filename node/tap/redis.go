@@ -95,6 +95,17 @@ func (t *redisTap) Open(_ context.Context, partition string, at stream.Mark) (st
 	return r, nil
 }
 
+// Again compares the first entry when it comes.
+func (t *redisTap) Again(ctx context.Context, partition string, first stream.Mark) (stream.Reader, error) {
+	opened, err := t.Open(ctx, partition, first) // it reads nothing yet
+	if err != nil {
+		return nil, err
+	}
+	r := opened.(*entries)
+	r.first, r.at = r.at.id, entryMark{how: r.at.how}
+	return r, nil
+}
+
 // entryMark is a place in a stream of Redis.
 type entryMark struct {
 	how  uint32
@@ -148,6 +159,7 @@ type entries struct {
 	tap     *redisTap
 	client  rueidis.Client // nil: there was no connection yet
 	at      entryMark      // of the last entry returned
+	first   string         // that the next one must be; "" = any
 	checked time.Time
 	away    time.Duration // how long the server was left alone last; 0: it answers
 
@@ -170,6 +182,10 @@ func (r *entries) Next(ctx context.Context) (stream.Out, stream.Mark, error) {
 		}
 	}
 	e := r.have[0]
+	if r.first != "" && e.ID != r.first {
+		return stream.Out{}, nil, reset("%s begins with entry %s now, and with %s before", r.tap.name, e.ID, r.first)
+	}
+	r.first = ""
 	r.have = r.have[1:]
 	if err := r.take(e); err != nil {
 		return stream.Out{}, nil, err

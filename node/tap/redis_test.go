@@ -73,6 +73,50 @@ func openRedis(t *testing.T, in RedisStream, cfg Config, at stream.Mark) stream.
 	return r
 }
 
+// From the mark behind its first record a stream is read from its start, if it still begins with that.
+func TestRedisAgain(t *testing.T) {
+	server := servertest.Redis(t)
+	c := redisClient(t, server.URL())
+	for i, tc := range []struct{ name, change, want string }{
+		{"nothing", "", "one"},
+		{"it grew", "XADD KEY 3-1 body three", "one"},
+		{"the first is gone", "XDEL KEY 1-1", "reset"},
+		{"another stream", "DEL KEY;XADD KEY 5-1 body new", "reset"},
+	} {
+		key := fmt.Sprint("again", i)
+		do(t, c, "XADD "+key+" 1-1 body one")
+		do(t, c, "XADD "+key+" 2-1 body two")
+		tp, err := Redis(RedisStream{URL: server.URL(), Stream: key}, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := afterRecords(t, tp, 1)
+		for command := range strings.SplitSeq(tc.change, ";") {
+			if command != "" {
+				do(t, c, strings.ReplaceAll(command, "KEY", key))
+			}
+		}
+		name, err := tp.Partitions(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := tp.(*redisTap).Again(t.Context(), name[0], at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, m, err := nextOf(t, r, 10*time.Second)
+		if errors.Is(err, stream.ErrReset) {
+			body, err = "reset", nil
+		} else if !bytes.Equal(m, at) {
+			t.Errorf("%s: the mark is %x, and was %x", tc.name, m, at)
+		}
+		if err != nil || body != tc.want {
+			t.Errorf("%s: got %s, want %s (%v)", tc.name, body, tc.want, err)
+		}
+		_ = r.Close()
+	}
+}
+
 // The server is killed, and frozen, while a stream is read: every entry comes once, in order, and from
 // any mark those that follow it.
 func TestRedisAway(t *testing.T) {
