@@ -57,10 +57,12 @@ roles:
 			return st.Quorum && st.Leader != "" && len(st.Pipelines) == 1
 		})
 		what := victims[random.IntN(len(victims))]
-		victim := h.nodes[0]
-		if what != "leader" {
-			victim = h.place(what)
-		} else if victim = h.place(st.Leader); victim.cmd == nil {
+		name := what
+		if what == "leader" {
+			name = st.Leader
+		}
+		victim := h.place(name)
+		if victim.cmd == nil {
 			continue // who is away still leads for those who have not noticed
 		}
 		killed[what]++

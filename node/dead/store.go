@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -71,7 +72,7 @@ func Open(path string, noSync bool) (s *Store, err error) {
 	}
 	db, err := bbolt.Open(path, 0o600, options)
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, ErrInUse
 	case err != nil && !ofSystem(err): // bbolt's own words for what it found
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
