@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,12 +17,12 @@ import (
 // markLog takes what marks propose.
 type markLog struct {
 	begun time.Time
-	dead  bool
+	dead  atomic.Bool
 	lines []string // when, then partition claim.gen next
 }
 
 func (l *markLog) propose(_ context.Context, c consensus.Command) error {
-	if l.dead {
+	if l.dead.Load() {
 		time.Sleep(3 * time.Second) // as long as Propose looks for a leader
 		return consensus.ErrNoLeader
 	}
@@ -65,7 +66,7 @@ func TestMarksGoToTheLogOnceASecond(t *testing.T) {
 			put(m, "x", 1, 1, 0, true)
 		}, []string{"0s: x 1.1 5", "1ms: x 1.1 6 done"}},
 		{"no leader for a while", func(m *marks, l *markLog) {
-			l.dead = true
+			l.dead.Store(true)
 			put(m, "x", 1, 1, 5, false)
 			put(m, "y", 1, 1, 1, false)
 			put(m, "z", 1, 1, 7, false)
@@ -73,7 +74,7 @@ func TestMarksGoToTheLogOnceASecond(t *testing.T) {
 			put(m, "x", 1, 1, 6, false) // newer
 			put(m, "y", 1, 2, 0, false) // it began again
 			time.Sleep(time.Second)
-			l.dead = false
+			l.dead.Store(false)
 		}, []string{"4s: x 1.1 6, y 1.2 0, z 1.1 7"}},
 		{"settled", func(m *marks, _ *markLog) {
 			put(m, "x", 1, 1, 5, false)
