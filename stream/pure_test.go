@@ -13,28 +13,12 @@ func TestRanges(t *testing.T) {
 		var rs ranges
 		set := make(map[uint64]bool)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
-				low := rapid.Uint64Range(0, 60).Draw(t, "low")
-				rs.trim(low)
-				for n := range set {
-					if n < low {
-						delete(set, n)
-					}
-				}
-				continue
-			}
 			lo := rapid.Uint64Range(0, 50).Draw(t, "lo")
 			hi := lo + rapid.Uint64Range(1, 10).Draw(t, "n")
-			had := uint64(0)
 			for n := lo; n < hi; n++ {
-				if set[n] {
-					had++
-				}
 				set[n] = true
 			}
-			if got := rs.add(lo, hi); got != had {
-				t.Fatalf("add [%d, %d): %d were there, want %d", lo, hi, got, had)
-			}
+			rs.add(lo, hi)
 		}
 		count := 0
 		for i, r := range rs {

@@ -10,16 +10,15 @@ import (
 // empty.
 type ranges []wire.Range
 
-// add adds [lo, hi) and returns how many of these were there already. Adding at the end, the
-// usual case, costs no search.
-func (rs *ranges) add(lo, hi uint64) (had uint64) {
+// add adds [lo, hi). Adding at the end, the usual case, costs no search.
+func (rs *ranges) add(lo, hi uint64) {
 	s := *rs
 	if n := len(s); n == 0 || lo > s[n-1].Hi {
 		*rs = append(s, wire.Range{Lo: lo, Hi: hi})
-		return 0
+		return
 	} else if lo == s[n-1].Hi {
 		s[n-1].Hi = hi
-		return 0
+		return
 	}
 	// the ranges from i up to j touch or overlap [lo, hi)
 	i, _ := slices.BinarySearchFunc(s, lo, func(r wire.Range, lo uint64) int {
@@ -31,25 +30,7 @@ func (rs *ranges) add(lo, hi uint64) (had uint64) {
 	j := i
 	merged := wire.Range{Lo: lo, Hi: hi}
 	for ; j < len(s) && s[j].Lo <= hi; j++ {
-		if a, b := max(lo, s[j].Lo), min(hi, s[j].Hi); a < b {
-			had += b - a
-		}
 		merged.Lo, merged.Hi = min(merged.Lo, s[j].Lo), max(merged.Hi, s[j].Hi)
 	}
 	*rs = slices.Replace(s, i, j, merged)
-	return had
-}
-
-// trim forgets all below lo.
-func (rs *ranges) trim(lo uint64) {
-	s := *rs
-	i := 0
-	for i < len(s) && s[i].Hi <= lo {
-		i++
-	}
-	s = slices.Delete(s, 0, i)
-	if len(s) > 0 {
-		s[0].Lo = max(s[0].Lo, lo)
-	}
-	*rs = s
 }

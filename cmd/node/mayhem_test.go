@@ -73,7 +73,7 @@ roles:
 		h.kill(victim)
 		time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond) // away for a short time or a long one
 		victim.start()
-		time.Sleep(time.Until(next))
+		time.Sleep(time.Until(next)) // the pace of the kills
 	}
 	st := h.finish(lines, 2*time.Minute)
 	again += st.Pipelines[0].Duplicates

@@ -24,7 +24,8 @@ stream                           <- topology, stream/wire
 gossip                           <- topology
 consensus                        <- topology
 node/spec                        <- topology
-node/worker, node/tap, node/sink <- stream, node/spec
+node/post                        <- stream
+node/worker, node/tap, node/sink <- stream, node/spec, node/post
 node/bench                       <- stream
 node/store                       <-
 node/servertest                  <-
@@ -49,7 +50,7 @@ github.com/goccy/go-yaml        <- node/spec
 github.com/spf13/cobra          <- cmd/node
 github.com/spf13/pflag          <- cmd/node
 github.com/jackc/pgx            <- node/sink
-github.com/redis/rueidis        <- node/sink, node/tap
+github.com/redis/rueidis        <- node/sink, node/tap, node/servertest
 modernc.org/sqlite              <- node/sink
 github.com/zeebo/xxh3           <- stream, stream/wire, node
 golang.org/x/net                <- stream/mux

@@ -11,13 +11,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"weir/node/post"
 	"weir/stream"
 )
 
@@ -36,12 +35,8 @@ const (
 	// answerBytesMax is how much of an answer is read so that its connection can be used again, in
 	// bytes; of a longer one the connection is closed.
 	answerBytesMax = 64 << 10
-	// answerShown is how much of an answer an error carries, in bytes.
-	answerShown = 200
 	// drainWithin is how long the rest of an answer is waited for once its status is known.
 	drainWithin = time.Second
-	// retryAfterMax is the longest pause that an endpoint may ask for.
-	retryAfterMax = time.Hour
 	// takenMax is how many records of Writes that failed in part are remembered as taken: two of
 	// the largest batches (4096). Forgetting costs requests, which their key makes harmless.
 	takenMax = 8192
@@ -58,16 +53,16 @@ const (
 // body, and a certificate that is not trusted are a *stream.ConfigError. Of answers only the status
 // counts. No error shows the URL's user, password or query, or a header.
 func HTTP(cfg HTTPConfig) (stream.Sink, error) {
-	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" { // the text may hold the password
-		return nil, &stream.ConfigError{Err: errors.New("http: the URL cannot be read: write it as https://HOST/PATH")}
+	name, err := post.Name(cfg.URL)
+	if err != nil {
+		return nil, err
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = postsMax
-	transport.MaxResponseHeaderBytes = answerBytesMax
+	transport.MaxResponseHeaderBytes = post.HeaderBytesMax
 	s := &endpoint{
 		cfg:   cfg,
-		name:  "post " + u.Scheme + "://" + u.Host + u.EscapedPath(),
+		name:  name,
 		taken: make(map[stream.ID]bool),
 		client: http.Client{
 			Transport:     transport,
@@ -181,39 +176,18 @@ func (s *endpoint) post(ctx context.Context, r *stream.Record) error {
 	}
 	enough := time.AfterFunc(drainWithin, cancel)
 	defer enough.Stop()
-	var start [answerShown]byte
+	var start [post.AnswerShown]byte
 	n, _ := io.ReadFull(resp.Body, start[:])
 	_, _ = io.CopyN(io.Discard, resp.Body, answerBytesMax)
 	_ = resp.Body.Close()
-	return s.verdict(resp, start[:n])
-}
-
-// verdict says what an answer means for its record.
-func (s *endpoint) verdict(resp *http.Response, start []byte) error {
-	err := fmt.Errorf("%s: %s", s.name, resp.Status)
-	if text := strings.Join(strings.Fields(strings.ToValidUTF8(string(start), "?")), " "); text != "" {
-		err = fmt.Errorf("%w: %s", err, text)
-	}
-	switch code := resp.StatusCode; {
-	case code >= 200 && code < 300:
+	if err = post.Verdict(resp, start[:n], time.Now()); err == nil {
 		return nil
-	case code < 400:
-		return &stream.ConfigError{Err: fmt.Errorf("%s: %s: a redirect is not followed: name the address that it leads to", s.name, resp.Status)}
-	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests:
-		return stream.Retry(retryAfter(resp.Header.Get("Retry-After"), time.Now()), err)
 	}
-	return stream.Poison(err)
-}
-
-// retryAfter reads seconds or a date (RFC 9110 section 10.2.3); 0: neither.
-func retryAfter(text string, now time.Time) time.Duration {
-	var after time.Duration
-	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
-		after = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(text); err == nil {
-		after = date.Sub(now)
+	err = fmt.Errorf("%s: %w", s.name, err)
+	if stream.ExitCode(err) == 0 { // the endpoint's own fault, as far as a sink knows
+		err = stream.Retry(0, err)
 	}
-	return min(max(after, 0), retryAfterMax)
+	return err
 }
 
 // Close closes the connections. All that was acked was answered.

@@ -17,21 +17,6 @@ import (
 	"weir/stream"
 )
 
-func redisClient(t *testing.T, url string) rueidis.Client {
-	t.Helper()
-	opt, err := rueidis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opt.ForceSingleClient, opt.DisableCache = true, true
-	c, err := rueidis.NewClient(opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
 // entries are the bodies of a stream, sorted.
 func entries(t *testing.T, c rueidis.Client, name string) []string {
 	t.Helper()
@@ -65,7 +50,7 @@ func TestRedis(t *testing.T) {
 	testStore(t, store{
 		open: func(*testing.T) stream.Sink { return openRedis(t, RedisConfig{URL: server.URL(), Stream: "lines"}) },
 		lines: func(t *testing.T) []string {
-			return entries(t, redisClient(t, server.URL()), "lines")
+			return entries(t, servertest.RedisClient(t, server.URL()), "lines")
 		},
 		kill: server.Kill, start: server.Start, freeze: server.Freeze, thaw: server.Thaw,
 	})
@@ -75,7 +60,7 @@ func TestRedis(t *testing.T) {
 // twice and loses none.
 func TestRedisAnswerLost(t *testing.T) {
 	server := servertest.Redis(t)
-	c := redisClient(t, server.URL())
+	c := servertest.RedisClient(t, server.URL())
 	for name, fault := range map[string]func(p *proxy) (heal func()){
 		"the answer is lost":         func(p *proxy) func() { p.swallow.Store(true); return func() { p.swallow.Store(false) } },
 		"the request is lost":        func(p *proxy) func() { p.drop.Store(true); return func() { p.drop.Store(false) } },
@@ -122,7 +107,7 @@ func TestRedisTwoSinks(t *testing.T) {
 	if err := next.write(t.Context(), numbered(0, 30)); err != nil {
 		t.Fatal(err)
 	}
-	if got := entries(t, redisClient(t, server.URL()), "s"); !slices.Equal(got, bodies(0, 30)) {
+	if got := entries(t, servertest.RedisClient(t, server.URL()), "s"); !slices.Equal(got, bodies(0, 30)) {
 		t.Errorf("the stream has %q", got)
 	}
 }
@@ -144,7 +129,7 @@ func TestRedisSeen(t *testing.T) {
 	if got, err := s.Load(t.Context(), 3); err != nil || got != nil {
 		t.Errorf("loaded %q, %v", got, err)
 	}
-	if n := len(entries(t, redisClient(t, server.URL()), "s")); n < 100 || n > 300 {
+	if n := len(entries(t, servertest.RedisClient(t, server.URL()), "s")); n < 100 || n > 300 {
 		t.Errorf("the stream keeps %d entries, want about 100", n)
 	}
 }
@@ -153,7 +138,7 @@ func TestRedisMisconfigured(t *testing.T) {
 	server := servertest.Redis(t, "--requirepass", "right", "--appendfsync", "everysec")
 	at := "redis at " + server.Addr + ", stream "
 	url := func(password string) string { return "redis://:" + password + "@" + server.Addr }
-	c := redisClient(t, url("right"))
+	c := servertest.RedisClient(t, url("right"))
 	if err := c.Do(t.Context(), c.B().Set().Key("text").Value("x").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}

@@ -19,21 +19,6 @@ import (
 
 var redisAway = flag.Duration("redis-away", 300*time.Millisecond, "how long a Redis is stopped while it is read")
 
-func redisClient(t *testing.T, url string) rueidis.Client {
-	t.Helper()
-	opt, err := rueidis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opt.ForceSingleClient, opt.DisableCache = true, true
-	c, err := rueidis.NewClient(opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
 // do runs a command, once the server has loaded what it had; its words have no spaces.
 func do(t *testing.T, c rueidis.Client, command string) {
 	t.Helper()
@@ -76,7 +61,7 @@ func openRedis(t *testing.T, in RedisStream, cfg Config, at stream.Mark) stream.
 // From the mark behind its first record a stream is read from its start, if it still begins with that.
 func TestRedisAgain(t *testing.T) {
 	server := servertest.Redis(t)
-	c := redisClient(t, server.URL())
+	c := servertest.RedisClient(t, server.URL())
 	for i, tc := range []struct{ name, change, want string }{
 		{"nothing", "", "one"},
 		{"it grew", "XADD KEY 3-1 body three", "one"},
@@ -121,7 +106,7 @@ func TestRedisAgain(t *testing.T) {
 // any mark those that follow it.
 func TestRedisAway(t *testing.T) {
 	server := servertest.Redis(t)
-	c := redisClient(t, server.URL())
+	c := servertest.RedisClient(t, server.URL())
 	r := openRedis(t, RedisStream{URL: server.URL(), Stream: "s"}, Config{}, nil)
 	var marks []stream.Mark
 	step := func(from, to int) {
@@ -163,7 +148,7 @@ func TestRedisAway(t *testing.T) {
 
 func TestRedisBodies(t *testing.T) {
 	server := servertest.Redis(t)
-	c := redisClient(t, server.URL())
+	c := servertest.RedisClient(t, server.URL())
 	for i, tc := range []struct{ field, entry, want string }{
 		{"", "a x", "x"},
 		{"", "b 2 a <1>", `{"a":"<1>","b":"2"}`},
@@ -195,7 +180,7 @@ func TestRedisBodies(t *testing.T) {
 // stream that begins anew is a reset, whether its IDs are lower or not, while it is read or at the start.
 func TestRedisTrimmedAndDeleted(t *testing.T) {
 	server := servertest.Redis(t)
-	c := redisClient(t, server.URL())
+	c := servertest.RedisClient(t, server.URL())
 	for i, tc := range []struct{ name, change, next, warns, reset string }{
 		{"trimmed behind the place", "XTRIM KEY MAXLEN 7", "4-1", "", ""},
 		{"trimmed before it was read", "XTRIM KEY MAXLEN 5", "6-1", "entries=2", ""},
@@ -249,7 +234,7 @@ func TestRedisTrimmedAndDeleted(t *testing.T) {
 
 func TestRedisRefuses(t *testing.T) {
 	server := servertest.Redis(t, "--requirepass", "right")
-	c := redisClient(t, "redis://:right@"+server.Addr)
+	c := servertest.RedisClient(t, "redis://:right@"+server.Addr)
 	do(t, c, "SET text x")
 	for _, tc := range []struct{ url, want string }{
 		{"redis://:wrong@" + server.Addr, "redis://" + server.Addr + "/0/text: WRONGPASS invalid username-password pair or user is disabled."},

@@ -10,12 +10,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"weir/node/post"
 	"weir/stream"
 )
 
@@ -28,15 +27,6 @@ type HTTPConfig struct {
 	Capacity  int // requests at once, each on a connection that is used again; 0 = stream.CapacityDefault
 	RecordMax int // bytes of an answer; 0 = stream.RecordBytesMax
 }
-
-const (
-	// headerBytesMax is the most that an answer's header may have, in bytes (FAULTS.md, limits table).
-	headerBytesMax = 64 << 10
-	// answerShown is how much of an answer that is no 2xx an error carries, in bytes.
-	answerShown = 200
-	// retryAfterMax is the longest pause that an endpoint may ask for.
-	retryAfterMax = time.Hour
-)
 
 // HTTP makes a handler that posts a record's body to an endpoint: the answer to it, less one final
 // newline, is the record handed on; an empty one hands on nothing. Weir-Id is the record's ID in 80
@@ -64,19 +54,19 @@ type poster struct {
 }
 
 func newPoster(cfg HTTPConfig) (*poster, error) {
-	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" { // the text may hold the password
-		return nil, &stream.ConfigError{Err: errors.New("http: the URL cannot be read: write it as https://HOST/PATH")}
+	name, err := post.Name(cfg.URL)
+	if err != nil {
+		return nil, err
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, DeadlineDefault)
 	cfg.Capacity = cmp.Or(cfg.Capacity, stream.CapacityDefault)
 	cfg.RecordMax = cmp.Or(cfg.RecordMax, stream.RecordBytesMax)
-	h := &poster{cfg: cfg, name: "post " + u.Scheme + "://" + u.Host + u.EscapedPath()}
+	h := &poster{cfg: cfg, name: name}
 	h.transport = http.DefaultTransport.(*http.Transport).Clone()
 	h.transport.MaxConnsPerHost = cfg.Capacity
 	h.transport.MaxIdleConns = cfg.Capacity
 	h.transport.MaxIdleConnsPerHost = cfg.Capacity
-	h.transport.MaxResponseHeaderBytes = headerBytesMax
+	h.transport.MaxResponseHeaderBytes = post.HeaderBytesMax
 	h.Handler = stream.Each(h.handle)
 	return h, nil
 }
@@ -127,9 +117,9 @@ func (h *poster) post(ctx context.Context, r *stream.Record) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		start := make([]byte, answerShown)
+		start := make([]byte, post.AnswerShown)
 		n, _ := io.ReadFull(&ticking{resp.Body, clock, h.cfg.Timeout}, start)
-		return nil, verdict(resp, start[:n], time.Now())
+		return nil, post.Verdict(resp, start[:n], time.Now())
 	}
 	body, err := io.ReadAll(io.LimitReader(&ticking{resp.Body, clock, h.cfg.Timeout}, int64(h.cfg.RecordMax)+2))
 	switch {
@@ -213,32 +203,4 @@ func blame(ctx context.Context, err error, connected bool) error {
 		return stream.Retry(0, err)
 	}
 	return err
-}
-
-// verdict says what an answer that is no 2xx means; start is the beginning of its body.
-func verdict(resp *http.Response, start []byte, now time.Time) error {
-	err := errors.New(resp.Status)
-	if text := strings.Join(strings.Fields(strings.ToValidUTF8(string(start), "?")), " "); text != "" {
-		err = fmt.Errorf("%w: %s", err, text)
-	}
-	switch code := resp.StatusCode; {
-	case code < 400:
-		return &stream.ConfigError{Err: fmt.Errorf("%s: a redirect is not followed: name the address that it leads to", resp.Status)}
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
-		return stream.Retry(retryAfter(resp.Header.Get("Retry-After"), now), err)
-	case code < 500:
-		return stream.Poison(err)
-	}
-	return err
-}
-
-// retryAfter reads seconds or a date (RFC 9110 section 10.2.3); 0: neither.
-func retryAfter(text string, now time.Time) time.Duration {
-	var after time.Duration
-	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
-		after = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(text); err == nil {
-		after = date.Sub(now)
-	}
-	return min(max(after, 0), retryAfterMax)
 }
