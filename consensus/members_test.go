@@ -71,6 +71,77 @@ func TestSurvivorsWithTwoListsOfVotersElectOne(t *testing.T) {
 	})
 }
 
+// The leader dies when only the voter whose vote it takes knows of it. The others need that vote.
+func TestWhoLosesItsVoteStillHelpsTheOthers(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(4, 4)
+		lead, gone := ms[0], ms[1]
+		for _, m := range ms[2:] {
+			net.sever(lead, m, true)
+		}
+		id, _ := lead.State().server(gone.node.ID)
+		taken := lead.vote().raft.RemoveServer(raft.ServerID(id), 0, changeWait)
+		for until := time.Now().Add(time.Second); gone.vote().votes(); time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("it does not hear of its loss")
+			}
+		}
+		net.kill(lead)
+		next := awaitLeader(t, 3*time.Second, ms[2:]...)
+		if err := taken.Error(); err == nil {
+			t.Error("the vote was taken by a leader that reached nobody else")
+		}
+		if err := next.Propose(next.ctx, Create(topology.Pipeline{Name: "p"})); err != nil {
+			t.Fatal(err)
+		}
+		if !gone.vote().votes() || !next.State().Votes(gone.node.ID) {
+			t.Errorf("it has no vote, of %v", next.State().Voters)
+		}
+	})
+}
+
+// What came after the loss of a vote counts for those that had a part in it.
+func TestForgivesOnlyWhatTookItsVote(t *testing.T) {
+	const term = 3
+	entry := func(term uint64, voters ...raft.ServerID) raft.Log {
+		if voters == nil {
+			return raft.Log{Term: term, Type: raft.LogCommand}
+		}
+		var c raft.Configuration
+		for _, id := range voters {
+			c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(id)})
+		}
+		return raft.Log{Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}
+	}
+	for _, c := range []struct {
+		what string
+		log  []raft.Log
+		want uint64 // where a candidate's last entry is 2
+	}{
+		{"its vote taken", []raft.Log{entry(term), entry(term), entry(term, "b")}, 3},
+		{"its vote taken, and more", []raft.Log{entry(term), entry(term), entry(term, "b"), entry(term), entry(term, "b", "c")}, 5},
+		{"its vote taken, and given again", []raft.Log{entry(term), entry(term), entry(term, "b"), entry(term, "a", "b")}, 2},
+		{"another's vote taken", []raft.Log{entry(term), entry(term), entry(term, "a")}, 2},
+		{"a command, then its vote taken", []raft.Log{entry(term), entry(term), entry(term), entry(term, "b")}, 2},
+		{"its vote taken in a later term", []raft.Log{entry(term), entry(term), entry(term+1, "b")}, 2},
+		{"its vote taken after an earlier term", []raft.Log{entry(term - 1), entry(term - 1), entry(term, "b")}, 2},
+		{"nothing more", []raft.Log{entry(term), entry(term)}, 2},
+		{"less", []raft.Log{entry(term)}, 2},
+	} {
+		logs := raft.NewInmemStore()
+		for i, l := range c.log {
+			l.Index = uint64(i + 1)
+			if err := logs.StoreLog(&l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v := &voter{id: "a", logs: logs}
+		if got := v.forgiven(term, 2); got != c.want {
+			t.Errorf("%s: %d, want %d", c.what, got, c.want)
+		}
+	}
+}
+
 // A node that dies while it learns takes nothing with it.
 func TestANodeThatCannotLearnGetsNoVote(t *testing.T) {
 	bubble(t, func(t *testing.T, net *fabric) {

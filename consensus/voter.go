@@ -30,6 +30,7 @@ const (
 type voter struct {
 	id    raft.ServerID
 	raft  *raft.Raft
+	logs  raft.LogStore
 	trans *transport
 	since time.Time
 
@@ -73,7 +74,7 @@ func (c *Consensus) newVoter(ctx context.Context, alone bool) (*voter, error) {
 			RespChan: make(chan raft.RPCResponse, 1), // nobody reads the answer
 		}
 	}
-	v := &voter{id: k.id, raft: r, trans: trans, since: time.Now()}
+	v := &voter{id: k.id, raft: r, logs: k.logs, trans: trans, since: time.Now()}
 	v.listed = old && v.votes()
 	return v, nil
 }
@@ -149,12 +150,55 @@ func (v *voter) anonymous(in request) request {
 	return in
 }
 
+// forgive gives a candidate that lacks nothing but the loss of our vote, and what came after, a log as long
+// as ours.
+//
+// The leader that takes a vote sends that entry to who loses it too. Where the leader dies before
+// anybody else has it, the others need that one's vote, whose log is longer, and who does not stand
+// itself, being no voter any more: nobody would ever lead. What it has from that entry on was never
+// counted on it: DESIGN.md says why its vote is safe.
+func (v *voter) forgive(in request) request {
+	switch {
+	case in.Vote != nil:
+		in.Vote.LastLogIndex = v.forgiven(in.Vote.LastLogTerm, in.Vote.LastLogIndex)
+	case in.PreVote != nil:
+		in.PreVote.LastLogIndex = v.forgiven(in.PreVote.LastLogTerm, in.PreVote.LastLogIndex)
+	}
+	return in
+}
+
+// forgiven is the index of our last entry if those after index took our vote, all in that term, else index.
+func (v *voter) forgiven(term, index uint64) uint64 {
+	last, err := v.logs.LastIndex()
+	if err != nil {
+		return index
+	}
+	for i := index; i <= last; i++ {
+		var l raft.Log
+		if err := v.logs.GetLog(i, &l); err != nil || l.Term != term {
+			return index
+		}
+		switch {
+		case i == index:
+		case l.Type == raft.LogConfiguration:
+			if hasVote(raft.DecodeConfiguration(l.Data), v.id) {
+				return index
+			}
+		case i == index+1:
+			return index
+		}
+	}
+	return max(index, last)
+}
+
 // votes reports whether raft here knows this server among the voters, committed or not.
 func (v *voter) votes() bool {
 	f := v.raft.GetConfiguration()
-	return f.Error() == nil && slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
-		return s.ID == v.id && s.Suffrage == raft.Voter
-	})
+	return f.Error() == nil && hasVote(f.Configuration(), v.id)
+}
+
+func hasVote(c raft.Configuration, id raft.ServerID) bool {
+	return slices.ContainsFunc(c.Servers, func(s raft.Server) bool { return s.ID == id && s.Suffrage == raft.Voter })
 }
 
 // idle is for how long raft has been of no use here.
