@@ -21,7 +21,7 @@ type orphan struct {
 	avoid   topology.NodeID // the node that nacked it
 	due     time.Time       // not before this
 	custody custody
-	deaths  uint8 // of nodes that had it in hand alone
+	deaths  *death // while it was in hand alone
 }
 
 // charge counts bytes that s pins more, or less.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -74,6 +75,7 @@ type Inlet struct {
 	cfg     InletConfig
 	letters chan struct{} // a semaphore: its length is how many dead letters wait
 	dead    atomic.Uint64 // letters made
+	life    uint64        // tells this inlet from every other, whatever node it is on
 
 	mu       sync.Mutex
 	work     sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
@@ -121,6 +123,7 @@ func NewInlet(cfg InletConfig) *Inlet {
 		marks:   make(marks),
 		credit:  newCredit(cfg.Capacity),
 		letters: make(chan struct{}, lettersMax),
+		life:    rand.Uint64()>>2 | 1<<62, // as long as any other in a frame
 	}
 	if cfg.Serial {
 		in.credit = newCredit(sinkRecordsMax)

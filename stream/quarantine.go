@@ -9,7 +9,8 @@ import (
 // the node's handlers had, as far as the sender knows. They go on through a lane, one at a time, beside
 // the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One that was
 // the only suspect on as many nodes that died as its role has attempts is condemned: the next receiver
-// makes it a dead letter, unseen by a handler. These deaths are not counted with a handler's failures:
+// makes it a dead letter, unseen by a handler. A link may break though its peer lives: who is linked
+// again has not died. These deaths are not counted with a handler's failures:
 // one that nearly failed too often would be condemned because a node died by chance.
 
 const (
@@ -34,6 +35,32 @@ const (
 	suspect
 	alone // a suspect that goes when no other is on its way
 )
+
+// death is what may have been one: the end of a link to a start of a role, the latest of a list.
+type death struct {
+	life   uint64
+	before *death
+}
+
+// and is the list with another; one life ends once.
+func (d *death) and(life uint64) *death {
+	for at := d; at != nil; at = at.before {
+		if at.life == life {
+			return d
+		}
+	}
+	return &death{life, d}
+}
+
+// deaths counts those of a list that are not linked again.
+func (e *outEdge) deaths(d *death) (n uint64) {
+	for ; d != nil; d = d.before {
+		if !slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.life == d.life }) {
+			n++
+		}
+	}
+	return n
+}
 
 // lane is the quarantine of an edge. The outlet's mu guards it.
 type lane struct {
@@ -118,14 +145,14 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	}
 	switch {
 	case sl.handled:
-		or.custody, or.deaths = ordinary, 0
+		or.custody, or.deaths = ordinary, nil
 	case !j.died || seq >= j.sent: // as it was
 	case or.custody >= suspect:
 		or.custody = alone
 		if j.single {
-			or.deaths++
+			or.deaths = or.deaths.and(j.s.life)
 		}
-		if uint64(or.deaths) >= max(j.s.attempts, 1) {
+		if j.s.e.deaths(or.deaths) >= max(j.s.attempts, 1) {
 			j.s.o.cfg.Hooks.sometimes("a record is condemned")
 			or.rec.Attempt = j.s.attempts + 1
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,54 @@ func TestInnocentsAreSpared(t *testing.T) {
 	}
 }
 
+// Links that break while a record is in hand alone, of nodes that live, condemn it never.
+func TestBrokenLinksCondemnNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap, mid := r.outlet("tap", b, "", "map"), r.outlet("map", b, "", "sink")
+		store := newMemory()
+		sink, _ := r.sink("sink", store)
+		r.link(mid, "map", "sink", sink, "n9")
+		slow := Each(func(ctx context.Context, rec Record, e Emitter) error {
+			select {
+			case <-time.After(10 * time.Second):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return e.Emit(ctx, rec.Out)
+		})
+		var letters graves
+		var again [4]func() // cuts a node's link and links it again
+		for i := range again {
+			in := r.inlet(InletConfig{Role: "map", Handler: slow, Outlet: mid, Budget: b, Dead: letters.Dead, Log: slog.New(slog.DiscardHandler)})
+			link := func() *liveLink { return r.link(tap, "tap", "map", in, topology.NodeID(fmt.Sprint("n", i))) }
+			l := link()
+			again[i] = func() {
+				l.cut()
+				<-l.drained
+				time.Sleep(time.Second)
+				l = link()
+			}
+		}
+		_, done := r.source(tap, b, &numbers{n: 1})
+		for range 4 {
+			for _, cut := range again {
+				time.Sleep(time.Second)
+				cut()
+			}
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if all := letters.all(); len(all) > 0 {
+			t.Errorf("letters %q", all)
+		}
+		store.check(t, 1, same)
+		r.stop()
+	})
+}
+
 // A link that its peer ends itself is no death: what it had goes on at once.
 func TestEndedLinkBlamesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -242,39 +291,43 @@ func TestLongLaneIsQuick(t *testing.T) {
 
 // What becomes of a record of a link that has ended, by what is known of it.
 func TestTrial(t *testing.T) {
+	others := &death{8, &death{life: 7}}
 	for _, c := range []struct {
 		name     string
 		ended    bool // by the peer
 		suspects int  // on the link
+		linked   uint64
 		sent     uint64
 		taken    uint64
 		slot     slot
 		custody  custody
-		deaths   uint8
+		deaths   *death
 		attempt  uint64
 	}{
 		{name: "taken", sent: 1, taken: 1, custody: suspect, attempt: 1},
 		{name: "taken, the peer lives", ended: true, sent: 1, taken: 1, attempt: 1},
 		{name: "handled", sent: 1, taken: 1, slot: slot{handled: true}, attempt: 1},
-		{name: "handled, suspected before", sent: 1, taken: 1, slot: slot{handled: true, custody: suspect, deaths: 2}, attempt: 1},
+		{name: "handled, suspected before", sent: 1, taken: 1, slot: slot{handled: true, custody: suspect, deaths: others}, attempt: 1},
 		{name: "not written", attempt: 1},
-		{name: "not written, a suspect", suspects: 1, slot: slot{custody: suspect, deaths: 1}, custody: suspect, deaths: 1, attempt: 1},
+		{name: "not written, a suspect", suspects: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others, attempt: 1},
 		{name: "not taken", sent: 1, custody: survivor, attempt: 1},
 		{name: "not taken, twice", sent: 1, slot: slot{custody: survivor}, custody: suspect, attempt: 1},
-		{name: "the only suspect", suspects: 1, sent: 1, slot: slot{custody: suspect}, custody: alone, deaths: 1, attempt: 1},
-		{name: "the only suspect, the peer lives", ended: true, suspects: 1, sent: 1, taken: 1, slot: slot{custody: suspect, deaths: 1}, custody: suspect, deaths: 1, attempt: 1},
+		{name: "the only suspect", suspects: 1, sent: 1, slot: slot{custody: suspect}, custody: alone, deaths: &death{life: 9}, attempt: 1},
+		{name: "the only suspect, the peer lives", ended: true, suspects: 1, sent: 1, taken: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others, attempt: 1},
 		{name: "one of two suspects", suspects: 2, sent: 1, taken: 1, slot: slot{custody: suspect}, custody: alone, attempt: 1},
-		{name: "alone, the third time", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: 2}, custody: alone, deaths: 3, attempt: 4},
+		{name: "alone, the third time", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: others}, custody: alone, deaths: &death{9, others}, attempt: 4},
+		{name: "alone, the third time, and one is linked again", suspects: 1, sent: 1, linked: 7, slot: slot{custody: alone, deaths: others}, custody: alone, deaths: &death{9, others}, attempt: 1},
+		{name: "alone, again in the same life", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: &death{9, &death{life: 7}}}, custody: alone, deaths: &death{9, &death{life: 7}}, attempt: 1},
 	} {
-		s := &Sender{o: &Outlet{}, e: &outEdge{}, suspects: c.suspects, taken: c.taken, attempts: 3}
+		s := &Sender{o: &Outlet{}, e: &outEdge{senders: []*Sender{{life: c.linked}}}, suspects: c.suspects, taken: c.taken, attempts: 3, life: 9}
 		s.e.lane.sent = c.suspects
 		s.win.next = c.sent
 		j := s.trial(!c.ended)
 		or := &orphan{}
 		or.rec.Attempt = 1
 		j.judge(or, &c.slot, 0)
-		if or.custody != c.custody || or.deaths != c.deaths || or.rec.Attempt != c.attempt {
-			t.Errorf("%s: %d, %d deaths, attempt %d; want %d, %d, %d", c.name, or.custody, or.deaths, or.rec.Attempt, c.custody, c.deaths, c.attempt)
+		if or.custody != c.custody || !reflect.DeepEqual(or.deaths, c.deaths) || or.rec.Attempt != c.attempt {
+			t.Errorf("%s: %d, deaths %v, attempt %d; want %d, %v, %d", c.name, or.custody, or.deaths, or.rec.Attempt, c.custody, c.deaths, c.attempt)
 		}
 		if lane := len(s.e.lane.suspects) == 1; lane != (c.custody >= suspect) || lane == (len(s.e.orphans) == 1) {
 			t.Errorf("%s: %d in the lane, %d not", c.name, len(s.e.lane.suspects), len(s.e.orphans))

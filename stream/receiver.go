@@ -102,7 +102,7 @@ func newReceiver(in *Inlet, l *Incoming, from topology.NodeID, stop context.Canc
 func (r *Receiver) run(ctx context.Context) error {
 	r.in.mu.Lock()
 	ok := wire.HelloOK{Version: wire.Version, Limit: r.limit, Capacity: uint64(r.in.cfg.Capacity),
-		Attempts: uint64(r.in.cfg.Attempts), Marks: r.in.marks.list()}
+		Attempts: uint64(r.in.cfg.Attempts), Life: r.in.life, Marks: r.in.marks.list()}
 	r.in.mu.Unlock()
 	if _, err := r.conn.Write(ok.Append(nil)); err != nil {
 		return fmt.Errorf("answer hello: %w", err)

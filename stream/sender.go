@@ -59,6 +59,7 @@ type Sender struct {
 	packed       int64    // what was pinned when packing was last tried
 	capacity     uint64   // the most records that the peer's handlers have at once
 	attempts     uint64   // how often a record may fail there
+	life         uint64   // of the peer's role
 	suspects     int      // on it, not handled
 	draining     bool
 
@@ -88,7 +89,7 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 	if !stop() || err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity, attempts: ok.Attempts}
+	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity, attempts: ok.Attempts, life: ok.Life}
 	o.connect(s)
 	running := ctx
 	defer func() { o.disconnect(s, !s.ended && running.Err() == nil) }()

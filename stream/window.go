@@ -19,7 +19,7 @@ type slot struct {
 	handled bool // its latency was counted
 	again   bool // it was sent before, on another link or to be nacked
 	custody custody
-	deaths  uint8 // of nodes that had it in hand alone
+	deaths  *death // while it was in hand alone
 }
 
 // window is the un-acked records of a link, by link seq. Pure; misuse panics. Its ring grows

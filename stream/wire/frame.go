@@ -144,13 +144,14 @@ type HelloOK struct {
 	Limit    uint64 // credit: records with a link seq below it may be sent
 	Capacity uint64 // the most records that its handlers have at once
 	Attempts uint64 // how often a record may fail; one with a higher attempt is condemned
+	Life     uint64 // tells this start of the role from every other
 	Marks    []Mark // that it has; as many as fit
 }
 
 // Append appends the frame.
 func (h HelloOK) Append(b []byte) []byte {
 	return frame(b, TypeHelloOK, func(b []byte) []byte {
-		for _, n := range []uint64{h.Version, h.Limit, h.Capacity, h.Attempts} {
+		for _, n := range []uint64{h.Version, h.Limit, h.Capacity, h.Attempts, h.Life} {
 			b = binary.AppendUvarint(b, n)
 		}
 		var marks []byte
@@ -169,7 +170,7 @@ func (h HelloOK) Append(b []byte) []byte {
 // ParseHelloOK reads the body of a HELLO-OK; the marks' positions are parts of it.
 func ParseHelloOK(body []byte) (HelloOK, error) {
 	d := decoder{b: body}
-	h := HelloOK{Version: d.uvarint(), Limit: d.uvarint(), Capacity: d.uvarint(), Attempts: d.uvarint()}
+	h := HelloOK{Version: d.uvarint(), Limit: d.uvarint(), Capacity: d.uvarint(), Attempts: d.uvarint(), Life: d.uvarint()}
 	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
 		h.Marks = append(h.Marks, d.mark())
 	}

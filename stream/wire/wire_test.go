@@ -69,7 +69,7 @@ func TestBatchRoundTrip(t *testing.T) {
 
 func TestControlRoundTrip(t *testing.T) {
 	hello := Hello{1, 3, "p", "a", "err", "b", 2, 9, 17, 1 << 20}
-	ok := HelloOK{1, 100, 50, 3, []Mark{{1, 2, 3, 4, []byte("pos")}, {5, 6, 7, 8, []byte("x")}}}
+	ok := HelloOK{1, 100, 50, 3, 1 << 62, []Mark{{1, 2, 3, 4, []byte("pos")}, {5, 6, 7, 8, []byte("x")}}}
 	refuse := HelloErr{CodeStale, "behind"}
 	mark := Mark{1, 2, 3, 4, []byte("pos")}
 	nack := Nack{5, CodeStop, 78, 1500, "no such program"}
