@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -169,6 +170,46 @@ func TestNewLeaderCommitsWithinASecondOfAKill(t *testing.T) {
 	if took[kills/2] > time.Second {
 		t.Errorf("median %v, want at most 1 s", took[kills/2])
 	}
+}
+
+// A node stops as SIGSTOP stops it, with a pause half sent. Its caller asks another node, and later for the
+// opposite; then it goes on, and what it was about to send arrives.
+func TestCallOfAThawedNode(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(4, 3)
+		leader, frozen := ms[0], ms[3]
+		if err := leader.Propose(leader.ctx, Create(pipelineOf(t, "tap -> sink", tapAndSink))); err != nil {
+			t.Fatal(err)
+		}
+		await(t, frozen, time.Second, "the pipeline", func(s *State) bool { return len(s.Pipelines) == 1 })
+		stream, err := frozen.Open(frozen.ctx, leader.node.ID, "", StreamPropose)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		net.sever(frozen, leader, true)
+		b, err := json.Marshal(Pause("p", "", true, frozen.State().Index))
+		if err == nil {
+			err = writeFrame(stream, proposal{b})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, on := range []bool{true, false} {
+			if err := ms[1].Propose(ms[1].ctx, Pause("p", "", on, ms[1].State().Index)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, ms[1], time.Second, "told", func(s *State) bool { return s.Pipelines[0].Paused == on })
+		}
+		net.sever(frozen, leader, false)
+		var v verdict
+		if err := readFrame(stream, frameBytesMax, &v); err != nil {
+			t.Fatal(err)
+		}
+		if p := leader.State().Pipelines[0]; p.Paused || !strings.Contains(v.Refused, "meanwhile") {
+			t.Errorf("the late pause: %+v, paused %v", v, p.Paused)
+		}
+	})
 }
 
 func TestWatcherGoesOnElsewhere(t *testing.T) {

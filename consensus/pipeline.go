@@ -24,6 +24,9 @@ type Pipeline struct {
 	Paused      bool     `json:"paused,omitempty"`
 	PausedRoles []string `json:"paused_roles,omitempty"`
 
+	// PausedAt is the entry that last paused something of it, or let it go on.
+	PausedAt uint64 `json:"paused_at,omitempty"`
+
 	// Leaving is what earlier versions had and this one has not. It stays until nothing is in
 	// flight there.
 	Leaving Leaving `json:"leaving,omitzero"`
@@ -92,7 +95,7 @@ func (s *State) Revise(p topology.Pipeline) (Pipeline, error) {
 		return old, nil
 	}
 	p.Version = old.Version + 1
-	next := Pipeline{Pipeline: p, Paused: old.Paused}
+	next := Pipeline{Pipeline: p, Paused: old.Paused, PausedAt: old.PausedAt}
 	if old.Failed == nil {
 		next.Opened, next.Claims = old.Opened, old.Claims
 	}
@@ -233,13 +236,15 @@ func (s *State) settle(name string, at uint64) {
 	s.Epoch++
 }
 
-// pause stops or lets go on a role, or with role "" the whole pipeline.
-func (s *State) pause(name, role string, paused bool) error {
+// pause stops or lets go on a role, or with role "" the whole pipeline, unless that was changed since
+// entry at; 0: one of an earlier program, which does not say.
+func (s *State) pause(name, role string, paused bool, at uint64) error {
 	i, known := slices.BinarySearchFunc(s.Pipelines, name, comparePipeline)
 	if !known {
 		return fmt.Errorf("there is no pipeline %s", name)
 	}
-	p := s.Pipelines[i]
+	old := s.Pipelines[i]
+	p := old
 	if _, has := p.Role(role); role != "" && !has {
 		return fmt.Errorf("pipeline %s has no role %s", name, role)
 	}
@@ -253,6 +258,13 @@ func (s *State) pause(name, role string, paused bool) error {
 	case !slices.Contains(p.PausedRoles, role):
 		p.PausedRoles = slices.Sorted(slices.Values(append(slices.Clone(p.PausedRoles), role)))
 	}
+	if at > 0 && at < old.PausedAt {
+		if p.Paused == old.Paused && slices.Equal(p.PausedRoles, old.PausedRoles) {
+			return nil // as it is: perhaps this is the second try
+		}
+		return fmt.Errorf("pipeline %s was paused or resumed meanwhile: look at it with weir status, then ask again", name)
+	}
+	p.PausedAt = s.Index
 	s.Pipelines = slices.Clone(s.Pipelines)
 	s.Pipelines[i] = p
 	return nil

@@ -193,7 +193,7 @@ func TestPause(t *testing.T) {
 		{"", false, ""},
 		{"", false, ""},
 	} {
-		s = must(t, s, Pause("p", tt.role, tt.on))
+		s = must(t, s, Pause("p", tt.role, tt.on, s.Index))
 		if got := paused(s); got != tt.want {
 			t.Errorf("pause %q %v: %q, want %q", tt.role, tt.on, got, tt.want)
 		}
@@ -201,16 +201,39 @@ func TestPause(t *testing.T) {
 	if s.Epoch != epoch {
 		t.Error("a pause is no change of graph or roster")
 	}
-	for _, c := range []Command{Pause("q", "", true), Pause("p", "c", true)} {
+	for _, c := range []Command{Pause("q", "", true, s.Index), Pause("p", "c", true, s.Index)} {
 		if _, refused := do(t, s, c); refused == "" {
 			t.Errorf("%s/%s was paused", c.Name, c.Role)
 		}
 	}
-	s = must(t, s, Pause("p", "b", true))
-	s = must(t, s, Pause("p", "a", true))
+	s = must(t, s, Pause("p", "b", true, s.Index))
+	s = must(t, s, Pause("p", "a", true, s.Index))
 	s = must(t, s, Apply(pipelineOf(t, "tap -> a -> sink", tapAndSink), 1))
 	if got := paused(s); got != "a " {
 		t.Errorf("after a new version %q is paused, want what stays of it", got)
+	}
+}
+
+// What was asked for before the last pause or resume comes too late to change anything.
+func TestLatePause(t *testing.T) {
+	asked := must(t, &State{}, Create(pipelineOf(t, "tap -> a -> sink", tapAndSink)))
+	s := must(t, asked, Pause("p", "", false, asked.Index)) // it was not paused: this counts all the same
+	for _, c := range []Command{Pause("p", "", true, asked.Index), Pause("p", "a", true, asked.Index)} {
+		if _, refused := do(t, s, c); !strings.Contains(refused, "pipeline p was paused or resumed meanwhile") {
+			t.Errorf("a late pause: %q", refused)
+		}
+	}
+	s = must(t, s, Pause("p", "a", true, s.Index))
+	again := must(t, s, Pause("p", "a", true, asked.Index)) // the second try of one whose answer was lost
+	if _, refused := do(t, again, Pause("p", "", false, s.Index)); refused != "" {
+		t.Errorf("after a second try: %s", refused)
+	}
+	s = must(t, s, Apply(pipelineOf(t, "tap -> a, b -> sink", tapAndSink), 1))
+	if _, refused := do(t, s, Pause("p", "a", false, asked.Index)); refused == "" {
+		t.Error("a new version forgets when it was paused")
+	}
+	if _, refused := do(t, s, Pause("p", "a", false, 0)); refused != "" {
+		t.Errorf("an entry of an earlier program: %s", refused)
 	}
 }
 

@@ -121,7 +121,7 @@ type Command struct {
 	IDs      []topology.NodeID  `json:"ids,omitempty"`      // evict; leader: one
 	Left     bool               `json:"left,omitempty"`     // evict
 	Pipeline *topology.Pipeline `json:"pipeline,omitempty"` // create, apply
-	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version
+	At       uint64             `json:"at,omitempty"`       // apply, settle: the pipeline's version; pause: the State's index
 	Name     string             `json:"name,omitempty"`     // fail, settle, pause, open, claim, begin, reset
 	Role     string             `json:"role,omitempty"`     // pause; "" = the whole pipeline
 	Paused   bool               `json:"paused,omitempty"`   // pause; false: go on
@@ -179,9 +179,10 @@ func Settle(name string, at uint64) Command {
 }
 
 // Pause stops a role's reading or taking, or lets it go on; role "" is the whole pipeline, whose
-// taps then read nothing.
-func Pause(name, role string, paused bool) Command {
-	return Command{Version: commandVersion, Kind: kindPause, Name: name, Role: role, Paused: paused}
+// taps then read nothing. at is the State's index as it was asked for: a late call, whose caller has
+// asked elsewhere and then for the opposite, changes nothing.
+func Pause(name, role string, paused bool, at uint64) Command {
+	return Command{Version: commandVersion, Kind: kindPause, Name: name, Role: role, Paused: paused, At: at}
 }
 
 // Fail stops a pipeline for good; the first reason stays.
@@ -241,7 +242,7 @@ func (s *State) apply(e *entry) (next *State, refused, err error) {
 	case kindSettle:
 		n.settle(c.Name, c.At)
 	case kindPause:
-		refused = n.pause(c.Name, c.Role, c.Paused)
+		refused = n.pause(c.Name, c.Role, c.Paused, c.At)
 	case kindFail:
 		refused = n.fail(c.Name, c.Failure)
 	case kindOpen:

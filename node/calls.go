@@ -92,7 +92,7 @@ func (n *Node) Pause(ctx context.Context, what string, on bool) error {
 		return &api.Error{Status: http.StatusConflict, Exit: 1,
 			Text: fmt.Sprintf("pipeline %s is paused as a whole, and its taps with it: weir resume %s", name, name)}
 	}
-	return n.propose(ctx, consensus.Pause(name, role, on), func(s *consensus.State) bool {
+	return n.propose(ctx, consensus.Pause(name, role, on, s.Index), func(s *consensus.State) bool {
 		p, _ := s.Pipeline(name)
 		if role == "" {
 			return p.Paused == on

@@ -20,6 +20,7 @@ var regressions = []struct {
 	{test: "mux.TestBeatOfYoungLink", file: "regress-medium-5.txt", seed: 5},
 	{test: "mux.TestLaterStartEndsLinks", file: "regress-medium-204.txt", seed: 204},
 	{test: "gossip.TestNodeComesBackAtAnotherAddress", text: "disks\nlength 15s\nrate 20\nbare 3\nrole work nodes 1\nat 8s move work-1", seed: 1},
+	{test: "consensus.TestCallOfAThawedNode", text: "length 25s\nrate 50\nbare 3\nat 10s freeze bare-2 for 4.5s\nat 10.1s pause for 2s", seed: 6},
 }
 
 func TestRegressions(t *testing.T) {
