@@ -246,7 +246,8 @@ func (s *file) end(ctx context.Context, theirs bool) (int64, error) {
 
 // failed is the error of an operation on the file or its journal.
 func (s *file) failed(err error) error {
-	if _, ok := errors.AsType[*DamagedError](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	_, ours := errors.AsType[journalError](err)
+	if _, ok := errors.AsType[*DamagedError](err); ok || ours || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	disk := newDiskError(s.cfg.Path, err)
@@ -322,6 +323,7 @@ func (s *file) Write(ctx context.Context, rs []stream.Record, seen stream.Seen) 
 	}
 	s.size = e.end
 	s.journal.keep(&e)
+	_ = s.journal.synced() // without it the entry is as durable
 	if s.journal.large() {
 		s.rewrite()
 	}

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -10,30 +11,37 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"weir/stream"
 )
 
 // journal is the file beside a sink's file that says how far this is whole, and keeps what was seen
 // of each source. It belongs to one run of a pipeline; the lock of the sink's file is its own.
 //
-// It is a chain of entries. One is written before the bytes that it is about, and made durable with
+// It is a list of entries. One is written before the bytes that it is about, and made durable with
 // them, so the last entry may tell of bytes that are not there, or not all; no other does. Each is
 //
-//	bytes that follow from kind on (4), CRC-32C of these with that of the entry before (4),
+//	salt (4), bytes that follow from kind on (4), CRC-32C of where the entry is (8) and of all of it (4),
 //	kind (1), end (8), bytes (8), their CRC-32C (4), source (8), what was seen
 //
-// big endian. The first one of a file has the boot of the machine instead.
+// big endian. The first one of a file has the boot of the machine instead; the salt is the file's own.
+//
+// Nothing is written behind an entry before that is durable. So one that is not whole was torn if it is the
+// last, and is damaged if a whole one begins behind it. For the last to be told from a torn one there is
+// an entry without a body behind it, as soon as it is durable, until the next one takes its place.
 type journal struct {
 	disk Disk
 	path string
 	min  int64 // journalMin
 
 	f    File                   // nil: there is none
+	salt uint32                 // of its entries
 	size int64                  // bytes of entries
-	sum  uint32                 // of the last one
 	live map[uint64]*sourceKept // by source
 	next int64                  // bytes at which it is rewritten
 	buf  []byte
@@ -51,8 +59,6 @@ type entry struct {
 	sum    uint32
 	source uint64
 	body   []byte
-
-	chain uint32 // the CRC of the entry itself, once it was coded or read
 }
 
 type entryKind byte
@@ -61,11 +67,12 @@ const (
 	entryBegin entryKind = iota // body is the boot
 	entryPart                   // body comes behind what was seen
 	entryWhole                  // body takes its place
+	entryAfter                  // all before it is durable
 )
 
 const (
 	// entryHead is an entry's bytes before its kind, entryFixed those from there to its body.
-	entryHead  = 8
+	entryHead  = 4 + 4 + 4
 	entryFixed = 1 + 8 + 8 + 4 + 8
 	// journalMin is the least size at which a journal is rewritten, in bytes: small beside what
 	// it is about, and seldom.
@@ -97,8 +104,8 @@ func (j *journal) replay() (boot string, last *entry, known int64, err error) {
 	if err != nil {
 		return "", nil, 0, err
 	}
-	j.size, j.sum, j.live = 0, 0, make(map[uint64]*sourceKept)
-	err = j.walk(length, func(_ int64, e *entry) error {
+	j.size, j.live = 0, make(map[uint64]*sourceKept)
+	end, err := j.walk(length, func(_ int64, e *entry) error {
 		if e.kind == entryBegin {
 			boot, last = string(e.body), new(entry)
 		} else {
@@ -108,39 +115,105 @@ func (j *journal) replay() (boot string, last *entry, known int64, err error) {
 		*last = *e
 		return nil
 	})
+	if err == nil && end < length {
+		err = j.torn(end, length)
+	}
 	return boot, last, known, err
 }
 
 // walk calls f with each entry in the first length bytes, from the first to the last that is whole,
-// or to an error of f. What f is given is lent.
-func (j *journal) walk(length int64, f func(at int64, e *entry) error) error {
+// or to an error of f, and returns where that ends. What f is given is lent.
+func (j *journal) walk(length int64, f func(at int64, e *entry) error) (end int64, err error) {
 	r := bufio.NewReaderSize(io.NewSectionReader(j.f, 0, length), tailBytes)
 	var buf []byte
-	sum := uint32(0)
-	for at := int64(0); length-at >= entryHead+entryFixed; at += int64(len(buf)) {
+	at := int64(0)
+	for length-at >= entryHead+entryFixed {
 		head, err := r.Peek(entryHead)
 		if err != nil {
-			return err
+			return at, err
 		}
-		n, want := int64(binary.BigEndian.Uint32(head)), binary.BigEndian.Uint32(head[4:])
+		if at == 0 {
+			j.salt = binary.BigEndian.Uint32(head)
+		}
+		n := int64(binary.BigEndian.Uint32(head[4:]))
 		if n < entryFixed || n > length-at-entryHead {
-			return nil
+			break
 		}
 		buf = slices.Grow(buf[:0], int(entryHead+n))[:entryHead+n]
 		if _, err := io.ReadFull(r, buf); err != nil {
-			return err
+			return at, err
 		}
-		sum = crc32.Update(sum, castagnoli(), buf[entryHead:])
-		e := parseEntry(buf[entryHead:])
-		e.chain = sum
-		if sum != want || (at == 0) != (e.kind == entryBegin) {
+		if !j.whole(buf, at) {
+			break
+		}
+		if e := parseEntry(buf[entryHead:]); e.kind != entryAfter {
+			if err := f(at, &e); err != nil {
+				return at, err
+			}
+		}
+		at += int64(len(buf))
+	}
+	return at, nil
+}
+
+// each calls f with each entry that was kept.
+func (j *journal) each(f func(at int64, e *entry) error) error {
+	end, err := j.walk(j.size, f)
+	if err == nil && end < j.size {
+		err = j.damaged(end)
+	}
+	return err
+}
+
+// whole reports whether b begins with an entry of this journal, which is at that place of it.
+func (j *journal) whole(b []byte, at int64) bool {
+	if len(b) < entryHead+entryFixed || binary.BigEndian.Uint32(b) != j.salt {
+		return false
+	}
+	n := int64(binary.BigEndian.Uint32(b[4:]))
+	return n >= entryFixed && n <= int64(len(b)-entryHead) && entrySum(b[:entryHead+n], at) == binary.BigEndian.Uint32(b[8:]) &&
+		(at == 0) == (entryKind(b[entryHead]) == entryBegin)
+}
+
+// entrySum is the CRC that belongs into the entry b at a place of the journal.
+func entrySum(b []byte, at int64) uint32 {
+	sum := crc32.Checksum(binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(at)), castagnoli())
+	return crc32.Update(crc32.Update(sum, castagnoli(), b[:8]), castagnoli(), b[entryHead:])
+}
+
+// torn is an error where what is at end is not the rest of a write that was never durable. The first entry
+// always was: the journal has its name since.
+func (j *journal) torn(end, length int64) error {
+	if end == 0 {
+		return j.damaged(0)
+	}
+	b := make([]byte, length-end)
+	if _, err := j.f.ReadAt(b, end); err != nil {
+		return err
+	}
+	salt := binary.BigEndian.AppendUint32(nil, j.salt)
+	for i := 1; ; i++ {
+		n := bytes.Index(b[i:], salt)
+		if n < 0 {
 			return nil
 		}
-		if err := f(at, &e); err != nil {
-			return err
+		if i += n; j.whole(b[i:], end+int64(i)) {
+			return j.damaged(end)
 		}
 	}
-	return nil
+}
+
+// journalError says that a journal does not hold what was written to it.
+type journalError struct{ *stream.ConfigError }
+
+func (e journalError) Unwrap() error { return e.ConfigError }
+
+// ExitCode is EX_DATAERR of sysexits.h.
+func (e journalError) ExitCode() int { return 65 }
+
+func (j *journal) damaged(at int64) error {
+	return journalError{&stream.ConfigError{Err: fmt.Errorf("%s, by which the sink knows what its file holds, is damaged at byte %d: "+
+		"put back what was there, or remove it: the file stays, and what comes again is there twice", j.path, at)}}
 }
 
 func parseEntry(b []byte) entry {
@@ -150,19 +223,18 @@ func parseEntry(b []byte) entry {
 	}
 }
 
-// append codes an entry that comes behind one with the CRC before.
-func (e *entry) append(b []byte, before uint32) []byte {
-	at := len(b)
-	b = append(b, make([]byte, entryHead)...)
+// code makes an entry the bytes that are at the end of the journal.
+func (j *journal) code(e *entry) []byte {
+	b := append(j.buf[:0], make([]byte, entryHead)...)
 	b = append(b, byte(e.kind))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.end))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.bytes))
 	b = binary.BigEndian.AppendUint32(b, e.sum)
 	b = binary.BigEndian.AppendUint64(b, e.source)
 	b = append(b, e.body...)
-	e.chain = crc32.Update(before, castagnoli(), b[at+entryHead:])
-	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-entryHead))
-	binary.BigEndian.PutUint32(b[at+4:], e.chain)
+	binary.BigEndian.PutUint32(b, j.salt)
+	binary.BigEndian.PutUint32(b[4:], uint32(len(b)-entryHead))
+	binary.BigEndian.PutUint32(b[8:], entrySum(b, j.size))
 	return b
 }
 
@@ -170,7 +242,6 @@ func (e *entry) append(b []byte, before uint32) []byte {
 func (j *journal) keep(e *entry) {
 	at := j.size
 	j.size += entryHead + entryFixed + int64(len(e.body))
-	j.sum = e.chain
 	if e.kind == entryBegin {
 		return
 	}
@@ -188,13 +259,16 @@ func (j *journal) keep(e *entry) {
 
 // put writes an entry behind the others. Sync makes it durable; keep or drop says what becomes of it.
 func (j *journal) put(e *entry) (err error) {
-	j.buf = e.append(j.buf[:0], j.sum)
+	j.buf = j.code(e)
 	_, err = j.f.WriteAt(j.buf, j.size)
 	if cap(j.buf) > bufferKeepMax {
 		j.buf = nil
 	}
 	return err
 }
+
+// synced says behind all entries that they are durable.
+func (j *journal) synced() error { return j.put(&entry{kind: entryAfter}) }
 
 // drop takes the entry that was put back.
 func (j *journal) drop() error { return j.f.Truncate(j.size) }
@@ -220,7 +294,7 @@ func (j *journal) rewrite(boot string, at int64) error {
 	if err != nil {
 		return err
 	}
-	fresh := &journal{disk: j.disk, path: j.path, min: j.min, f: f, live: make(map[uint64]*sourceKept)}
+	fresh := &journal{disk: j.disk, path: j.path, min: j.min, f: f, salt: rand.Uint32(), live: make(map[uint64]*sourceKept)}
 	if err := j.copy(fresh, boot, at); err != nil {
 		return errors.Join(err, f.Close(), j.disk.Remove(path))
 	}
@@ -248,7 +322,7 @@ func (j *journal) copy(fresh *journal, boot string, end int64) error {
 	fresh.keep(&begin)
 	if len(j.live) > 0 {
 		j.forget()
-		err := j.walk(j.size, func(at int64, e *entry) error {
+		err := j.each(func(at int64, e *entry) error {
 			if k := j.live[e.source]; e.kind == entryBegin || k == nil || at < k.from {
 				return nil
 			}
@@ -262,6 +336,9 @@ func (j *journal) copy(fresh *journal, boot string, end int64) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := fresh.synced(); err != nil { // it has no name before it is
+		return err
 	}
 	return fresh.f.Sync()
 }
@@ -283,7 +360,7 @@ func (j *journal) seen(source uint64) (seen []byte, err error) {
 	if k == nil {
 		return nil, nil
 	}
-	err = j.walk(j.size, func(at int64, e *entry) error {
+	err = j.each(func(at int64, e *entry) error {
 		if e.kind != entryBegin && e.source == source && at >= k.from {
 			seen = append(seen, e.body...)
 		}

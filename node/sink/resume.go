@@ -19,7 +19,7 @@ func (s *file) resume(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if last == nil { // there is none, or not even its start
+	if last == nil { // there is none
 		if length > 0 {
 			s.cfg.Log.Warn("what the output holds is not known: what comes again is there twice", "file", s.cfg.Path, "gone", s.journal.path)
 		}
