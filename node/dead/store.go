@@ -46,9 +46,13 @@ var ErrNewer = errors.New("it was written by a newer weir")
 // ErrInUse says that another process has the file open.
 var ErrInUse = errors.New("another process has it open")
 
+// ErrGone says that what is put into the file would be lost.
+var ErrGone = errors.New("was removed or replaced while its node ran: put it back, or start the node again")
+
 // Store is the dead letters of one file. All methods may be called concurrently.
 type Store struct {
-	db *bbolt.DB
+	db   *bbolt.DB
+	file os.FileInfo // of the file that is open
 
 	mu     sync.Mutex
 	counts map[string]int // by pipeline/role
@@ -81,7 +85,10 @@ func Open(path string, noSync bool) (s *Store, err error) {
 	}
 	db.MaxBatchDelay = batchWait
 	s = &Store{db: db, counts: make(map[string]int)}
-	if err := s.read(); err != nil {
+	if s.file, err = os.Stat(path); err == nil {
+		err = s.read()
+	}
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
@@ -150,7 +157,7 @@ func (s *Store) read() error {
 func (s *Store) Close() error { return s.db.Close() }
 
 // Put keeps a letter, unless the record's is there already, and returns its id when it is on the
-// disk. A failed Put may be tried again.
+// disk, in the file of that name. A failed Put may be tried again.
 func (s *Store) Put(l Letter, c Content) (id string, err error) {
 	l.limit()
 	l.Key, l.Header, l.Bytes = string(c.Key), c.Header, len(c.Body)
@@ -171,10 +178,17 @@ func (s *Store) Put(l Letter, c Content) (id string, err error) {
 			tx.Bucket(bucketTimes).Put(timeKey(&l), nil),
 		)
 	})
-	if err == nil && fresh {
+	if err != nil {
+		return "", err
+	}
+	if fresh {
 		s.add(l.Of(), 1)
 	}
-	return l.ID, err
+	there, err := os.Stat(s.db.Path())
+	if err != nil || !os.SameFile(there, s.file) {
+		return "", fmt.Errorf("%s %w", s.db.Path(), ErrGone)
+	}
+	return l.ID, nil
 }
 
 // free finds the id of a letter; fresh: it is not there yet.

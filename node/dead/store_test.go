@@ -216,3 +216,41 @@ func BenchmarkPut(b *testing.B) {
 		}
 	})
 }
+
+// A letter that nobody could find after a restart is not said to be kept. One that was refused is there, once,
+// when the file is.
+func TestPutIntoAFileThatIsGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dead.db")
+	s := open(t, path)
+	put := func(i int) error {
+		_, err := s.Put(letterOf("work", i), Content{Body: []byte("x")})
+		return err
+	}
+	if err := put(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(1); !errors.Is(err, ErrGone) || err.Error() != path+" was removed or replaced while its node ran: put it back, or start the node again" {
+		t.Errorf("without its file: %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(1); !errors.Is(err, ErrGone) {
+		t.Errorf("with another file of its name: %v", err)
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := put(1); err != nil || s.Counts()["p/work"] != 2 {
+			t.Errorf("with its file again: %v, %v", s.Counts(), err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, path)
+	}
+}
