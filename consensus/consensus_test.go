@@ -181,7 +181,9 @@ func TestCallOfAThawedNode(t *testing.T) {
 		if err := leader.Propose(leader.ctx, Create(pipelineOf(t, "tap -> sink", tapAndSink))); err != nil {
 			t.Fatal(err)
 		}
-		await(t, frozen, time.Second, "the pipeline", func(s *State) bool { return len(s.Pipelines) == 1 })
+		for _, m := range ms {
+			await(t, m, time.Second, "the pipeline", func(s *State) bool { return len(s.Pipelines) == 1 })
+		}
 		stream, err := frozen.Open(frozen.ctx, leader.node.ID, "", StreamPropose)
 		if err != nil {
 			t.Fatal(err)

@@ -83,8 +83,8 @@ func outOfMemory(t *testing.T, group string) {
 func TestMemoryOfAnswers(t *testing.T) {
 	const gib = "head -c 1073741824 /dev/zero | tr '\\0' x"
 	each, ctx := start(t, Config{Sh: gib})
-	line, _ := startLine(t, Config{Sh: gib})
-	frame, _ := startFrame(t, Config{Sh: gib})
+	line, _ := startLine(t, Config{Sh: "read x; " + gib})
+	frame, _ := startFrame(t, Config{Sh: "head -c 1 >/dev/null; " + gib}) // asked, it answers
 	stderr, _ := start(t, Config{Sh: "exec >&2; " + gib})
 	post, _ := startHTTP(t, HTTPConfig{URL: speak(t, "HTTP/1.1 200 OK\r\n\r\n", func(c net.Conn) {
 		for p := make([]byte, 1<<20); ; {
