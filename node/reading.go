@@ -309,6 +309,9 @@ func (t *reading) read(run *sourceRun) error {
 	if m, ok := t.known(run.ctx, c, id); ok && m.Gen == c.Gen && m.Next > c.Next && len(m.Position) > 0 {
 		cfg.Next, cfg.Position = m.Next, m.Position
 	}
+	if run.ctx.Err() != nil {
+		return context.Cause(run.ctx) // the claim went while the links came: what another reads is not opened
+	}
 	var err error
 	switch at := cfg.Position; {
 	case cfg.Next > 0 || at == nil:
