@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -93,9 +94,11 @@ func (rr *roleRun) report() roleReport {
 		out.Waits = h.Waits()
 	}
 	if rr.inlet != nil {
-		if st := rr.inlet.Stats(); st.Hangs {
+		st := rr.inlet.Stats()
+		if st.Hangs {
 			out.Stuck = st.Stuck
 		}
+		out.Waits = cmp.Or(out.Waits, st.Waits)
 	}
 	if out.Tap {
 		out.Done, out.Over = rr.done(), rr.over()

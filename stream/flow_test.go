@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ func (r *rig) inlet(cfg InletConfig) *Inlet {
 	if cfg.Budget == nil {
 		cfg.Budget = NewBudget(0)
 	}
-	cfg.Log = slog.New(slog.DiscardHandler)
+	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	in := NewInlet(cfg)
 	r.group.Go(func() { _ = in.Run(r.ctx) })
 	return in

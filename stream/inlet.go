@@ -94,6 +94,7 @@ type Inlet struct {
 	closed   bool
 	service  time.Duration // smoothed time of a handler per record
 	last     time.Duration // of the last batch
+	waits    waits
 	marks    marks
 	group    sync.WaitGroup
 }

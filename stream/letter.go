@@ -185,11 +185,12 @@ type InletStats struct {
 	DeadWaiting int    // letters that have no place yet
 	Stuck       int    // handlers that made no progress for too long and have not returned
 	Hangs       bool   // these are as many as the role may have: it takes little more, or nothing
+	Waits       string // why records are tried again later, by a Retry; "" where none is
 }
 
 // Stats returns the counts.
 func (in *Inlet) Stats() InletStats {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return InletStats{in.dead.Load(), len(in.letters), in.stuck, in.stuck >= in.most()}
+	return InletStats{in.dead.Load(), len(in.letters), in.stuck, in.stuck >= in.most(), in.waits.text()}
 }

@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -303,7 +305,8 @@ func TestRetryStorm(t *testing.T) {
 		tap := r.outlet("tap", b, "", "map")
 		away := time.Now().Add(long)
 		var refused atomic.Int64
-		in := r.inlet(InletConfig{Role: "map", Budget: b, Handler: Each(func(context.Context, Record, Emitter) error {
+		var log bytes.Buffer // the handler of slog locks it
+		in := r.inlet(InletConfig{Role: "map", Budget: b, Log: slog.New(slog.NewTextHandler(&log, nil)), Handler: Each(func(context.Context, Record, Emitter) error {
 			if time.Now().Before(away) {
 				refused.Add(1)
 				return Retry(0, errors.New("the service is away"))
@@ -316,15 +319,24 @@ func TestRetryStorm(t *testing.T) {
 		if st := tap.Stats()[0]; st.Retries < 1000 || st.Inflight > 2*windowRecords {
 			t.Errorf("while the service is away: %+v, want a window at most that waits and one in flight", st)
 		}
+		if why := in.Stats().Waits; why != "the service is away" {
+			t.Errorf("the role waits for %q", why)
+		}
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(away); took > 2*long || s.Stats().Acked != n {
 			t.Errorf("%d acked, %v after the service was back", s.Stats().Acked, took)
 		}
+		if why := in.Stats().Waits; why != "" {
+			t.Errorf("the role waits for %q in the end", why)
+		}
 		if most := int64(2 * windowRecords * 6); refused.Load() > most {
 			t.Errorf("%d calls in vain in %v, want at most %d", refused.Load(), long, most)
 		}
 		r.stop()
+		if n := strings.Count(log.String(), `msg="role tries again" role=map err="the service is away"`); n != 1 {
+			t.Errorf("it is said %d times:\n%.500s", n, &log)
+		}
 	})
 }

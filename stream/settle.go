@@ -16,16 +16,18 @@ import (
 // excerptBytes is how much of a record the reason of a failure quotes.
 const excerptBytes = 60
 
+// laterSaid is how often it is said again that records are tried later.
+const laterSaid = time.Minute
+
 // errCondemned is the reason of a record that its sender has blamed too often.
 var errCondemned = errors.New("its nodes died each time they had it in hand alone")
 
 // finish settles what a handler had, and notes how long it took.
 func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Duration) {
 	b.close(err)
-	in.settle(ctx, b)
+	later := in.settle(ctx, b)
 	b.release()
 	in.mu.Lock()
-	defer in.mu.Unlock()
 	n := len(b.Records)
 	in.busy -= n
 	in.idle++
@@ -35,11 +37,16 @@ func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Dura
 	if per > in.service { // slower than thought: believe it at once
 		in.service = per
 	}
+	say := in.waits.note(later)
 	in.work.Signal()
+	in.mu.Unlock()
+	if say {
+		in.cfg.Log.Warn("role tries again", "role", in.cfg.Role, "err", later)
+	}
 }
 
-// settle acks what was handled, and sees to what was not.
-func (in *Inlet) settle(ctx context.Context, b *Batch) {
+// settle acks what was handled, and sees to what was not. It returns the last Retry, nil: none.
+func (in *Inlet) settle(ctx context.Context, b *Batch) (later error) {
 	done := ackBatch{slabs: &in.cfg.Budget.slabs}
 	for i, t := range b.trees {
 		reason := b.emitters[i].nack
@@ -48,6 +55,11 @@ func (in *Inlet) settle(ctx context.Context, b *Batch) {
 			in.buryStrays(ctx, b, i)
 		}
 		nacked := reason != nil && !in.refused(ctx, b, i, reason)
+		if nacked {
+			if _, retry := RetryAfter(reason); retry {
+				later = reason
+			}
+		}
 		t.nacked = nacked
 		if !done.done(t) && !nacked { // its acks may have finished t by now
 			r.handled(seq)
@@ -57,6 +69,39 @@ func (in *Inlet) settle(ctx context.Context, b *Batch) {
 		}
 	}
 	done.flush()
+	return later
+}
+
+// waits is why records are tried again later, for who looks.
+type waits struct {
+	why   error     // of the last batch
+	until time.Time // they have come again by then, here or elsewhere
+	said  time.Time
+}
+
+// note takes what a batch came to, nil: nothing of it is tried again. It reports whether that is to be
+// logged: at once, and once in a while.
+func (w *waits) note(later error) (say bool) {
+	w.why = later
+	if later == nil {
+		return false
+	}
+	after, _ := RetryAfter(later)
+	now := time.Now()
+	w.until = now.Add(max(after, backoffMax) + time.Second)
+	say = now.Sub(w.said) >= laterSaid
+	if say {
+		w.said = now
+	}
+	return say
+}
+
+// text is why records wait, "" where none does.
+func (w *waits) text() string {
+	if w.why == nil || time.Now().After(w.until) {
+		return ""
+	}
+	return w.why.Error()
 }
 
 // refused sees to a record that was not handled. It reports whether the record has become a dead

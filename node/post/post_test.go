@@ -1,9 +1,34 @@
 package post
 
 import (
+	"net/http"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
+
+	"weir/stream"
 )
+
+// A refusal is of whoever asks, so that no record is to blame, and says what to look after.
+func TestVerdict(t *testing.T) {
+	now := time.Now()
+	for status := 400; status < 500; status++ {
+		resp := &http.Response{StatusCode: status, Status: strconv.Itoa(status) + " No", Header: http.Header{"Retry-After": {"9"}}}
+		want := 65
+		if slices.Contains([]int{401, 403, 404, 405, 407, 408, 410, 425, 429}, status) {
+			want = 75
+		}
+		err := Verdict(resp, nil, now)
+		if after, _ := stream.RetryAfter(err); stream.ExitCode(err) != want || want == 75 && after != 9*time.Second {
+			t.Errorf("%d: %v (%d), after %v; want %d", status, err, stream.ExitCode(err), after, want)
+		}
+	}
+	err := Verdict(&http.Response{StatusCode: 404, Status: "404 Not Found"}, []byte("<html>\n  why"), now)
+	if after, _ := stream.RetryAfter(err); after != refusedPause || err.Error() != "404 Not Found (is the url right?): <html> why" {
+		t.Errorf("%v, after %v", err, after)
+	}
+}
 
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)

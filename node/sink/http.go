@@ -48,8 +48,8 @@ const (
 //
 // The ack: the endpoint answered 2xx. What it did with the record is its own business.
 //
-// 408, 425, 429, 5xx, no answer in time and no connection are waited out, as long as Retry-After
-// says where it does; another 4xx is a stream.Poison of that record; a redirect, which would lose the
+// 408, 425, 429, 5xx, refusals of whoever asks (post.Verdict), no answer in time and no connection are
+// waited out, as long as Retry-After says where it does; another 4xx is a stream.Poison of that record; a redirect, which would lose the
 // body, and a certificate that is not trusted are a *stream.ConfigError. Of answers only the status
 // counts. No error shows the URL's user, password or query, or a header.
 func HTTP(cfg HTTPConfig) (stream.Sink, error) {

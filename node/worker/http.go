@@ -32,8 +32,8 @@ type HTTPConfig struct {
 // newline, is the record handed on; an empty one hands on nothing. Weir-Id is the record's ID in 80
 // hex digits, the same on every attempt, Weir-Attempt the number of that.
 //
-// 2xx acks. 408, 425, 429 and 503 ask for later, as does an endpoint that no connection can be made
-// to: no record is to blame. Another 4xx is a stream.Poison. A redirect, which would lose the body,
+// 2xx acks. 408, 425, 429 and 503 ask for later, as do refusals of whoever asks (post.Verdict) and an
+// endpoint that no connection can be made to: no record is to blame. Another 4xx is a stream.Poison. A redirect, which would lose the body,
 // and a certificate that is not trusted are a *stream.ConfigError. All else is an attempt: another
 // status, no byte for the timeout, an answer that breaks off or is too large. No error shows the URL's
 // user, password or query, or a header.
