@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"time"
 
 	"weir/topology"
@@ -9,7 +10,7 @@ import (
 // attemptRules judges what records are blamed for: I9, F24.
 type attemptRules struct {
 	c      *check
-	struck map[uint64]uint64 // by record: nodes that it ended since another fault
+	struck map[uint64]uint64 // by record: nodes that it ended since another fault, or its tap's start
 	dying  topology.NodeID   // who was struck last
 }
 
@@ -33,6 +34,8 @@ func (r *attemptRules) see(e *Event) {
 		if r.struck[e.Record]++; most > 0 && r.struck[e.Record] > most+2 {
 			r.c.violated("F24", e.At, aboutRecord(e.Record), "record %s has ended %d nodes", recordName(e.Record), r.struck[e.Record])
 		}
+	case EventOpened: // who reads on counts anew
+		maps.DeleteFunc(r.struck, func(record, _ uint64) bool { return record>>recordBits == e.Record>>recordBits })
 	case EventFaultBegin, EventFrozen, EventKilled, EventStopped: // who counts its attempts may be gone by it
 		if e.Kind != EventKilled || e.Node != r.dying {
 			clear(r.struck)

@@ -74,6 +74,9 @@ func TestRulesOfAttempts(t *testing.T) {
 		{"a fourth attempt", []any{read(3), handled(3, 4), letter(3, 4), acked(3)}, []string{"I9"}},
 		{"a killer ends five nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, nil},
 		{"a killer ends six nodes", []any{read(3), struck(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3)}, []string{"F24"}},
+		{"a killer ends six nodes, another tap reads on", []any{
+			read(3), struck(3), struck(3), struck(3), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, read(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3),
+		}, nil},
 		{"a killer ends six nodes, another one dies", []any{
 			read(3), struck(3), struck(3), struck(3), Event{Kind: EventKilled, Node: sinkNode}, Event{Kind: EventStarted, Node: sinkNode},
 			struck(3), struck(3), struck(3), letter(3, 4), acked(3),
