@@ -149,18 +149,27 @@ func (s *files) begin(from place) (err error) {
 	}
 	if err != nil {
 		s.close()
+		return err
 	}
-	return err
+	if s.place.before == 0 {
+		s.place.head = s.in.begin(s.table, 0)
+	}
+	return nil
 }
 
 // locate finds the file of the place among several. Those that sort before it were read; one that
-// has changed since they were listed was not read as it is now, or not at all.
+// has changed since they were listed was not read as it is now, or not at all. From the first mark none
+// may have.
 func (s *files) locate() error {
 	from := s.place
 	for _, path := range s.paths {
 		changed := changedAt(path)
-		if path < from.name && changed > from.listed {
+		switch {
+		case changed <= from.listed:
+		case path < from.name:
 			return reset("%s came or was changed after the files behind it were begun", path)
+		case from.head.end > 0 && path != from.name: // nothing may be acked yet, and sinks have more of them than is known
+			return reset("%s came or was changed since the files were listed", path)
 		}
 		s.place.listed = max(s.place.listed, changed)
 	}
@@ -245,7 +254,7 @@ func (s *files) take(p []byte) stream.Mark {
 func (s *files) next() {
 	s.ends = s.ends[1:]
 	s.taken++
-	s.place.offset, s.place.sum, s.place.name = 0, sum{}, s.paths[s.taken]
+	s.place.offset, s.place.sum, s.place.head, s.place.name = 0, sum{}, head{}, s.paths[s.taken]
 }
 
 // whole reports whether the place is known to be at the end of its file.

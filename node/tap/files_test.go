@@ -137,7 +137,7 @@ func TestFileErrors(t *testing.T) {
 		{"no file at the mark", file(dir + "/no"), markAt(2), "DIR/no is gone, and 2 bytes of it were read before"},
 		{"foreign mark", file(short), stream.Mark("x"), "open tap DIR/short: mark 78: of another tap or version"},
 		{"mark of other cuts", file(short), (&place{how: 1, offset: 2}).append(nil), "open tap DIR/short: records are cut otherwise than before"},
-		{"damaged mark", file(short), stream.Mark{markVersion, 12: 0, 13: 0x80}, "open tap DIR/short: mark 0200000000000000000000000080: cut short or damaged"},
+		{"damaged mark", file(short), stream.Mark{markVersion, 16: 0, 17: 0x80}, "open tap DIR/short: mark 030000000000000000000000000000000080: cut short or damaged"},
 		{"long line", file(dir + "/long"), nil, "DIR/long: the line at byte 6 is longer than 1048576 bytes: raise record-max"},
 		{"no pattern", glob(), nil, "tap glob: there is no pattern"},
 		{"empty pattern", glob(dir, ""), nil, `tap glob "": the pattern is empty`},

@@ -198,6 +198,9 @@ func (s *follower) after(info os.FileInfo) (path string, next os.FileInfo) {
 // use makes in, which stands at the place's offset, the file that is read.
 func (s *follower) use(in *input) {
 	s.in, s.had, s.renamed = in, s.place.offset, time.Time{}
+	if s.place.before == 0 {
+		s.place.head = in.begin(s.table, 0)
+	}
 	s.place.inode, s.place.listed = inodeOf(in.info), in.info.ModTime().UnixNano()
 }
 

@@ -16,6 +16,7 @@ type place struct {
 	before int64  // bytes of the partition before it
 	offset int64  // in its file's text, bytes
 	sum    sum    // of that text before it
+	head   head   // of the text, in the first mark alone
 	listed int64  // when the newest of several files had changed as they were listed, or a followed one when it was opened; ns since 1970
 	inode  uint64 // of a file that is followed
 	name   string // of one of several files
@@ -23,13 +24,16 @@ type place struct {
 
 // add moves the place behind b, of its file.
 func (p *place) add(table *crc32.Table, b []byte) {
+	if p.before > 0 {
+		p.head = head{}
+	}
 	p.sum.add(table, b, p.offset)
 	p.offset += int64(len(b))
 	p.before += int64(len(b))
 }
 
 // markVersion begins each mark. A mark that begins otherwise is not ours.
-const markVersion = 2
+const markVersion = 3
 
 // append writes the place as a mark behind b.
 func (p *place) append(b []byte) []byte {
@@ -37,33 +41,36 @@ func (p *place) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, p.how)
 	b = binary.LittleEndian.AppendUint32(b, p.sum.last)
 	b = binary.LittleEndian.AppendUint32(b, p.sum.now)
+	b = binary.LittleEndian.AppendUint32(b, p.head.sum)
 	b = binary.AppendUvarint(b, uint64(p.before))
 	b = binary.AppendUvarint(b, uint64(p.offset))
 	b = binary.AppendUvarint(b, uint64(p.listed))
+	b = binary.AppendUvarint(b, uint64(p.head.end))
 	b = binary.AppendUvarint(b, p.inode)
 	return append(b, p.name...)
 }
 
 // parseMark reads what place.append wrote.
 func parseMark(m stream.Mark) (place, error) {
-	const fixed = 1 + 3*4
+	const fixed = 1 + 4*4
 	if len(m) < fixed || m[0] != markVersion {
 		return place{}, fmt.Errorf("mark %x: of another tap or version", []byte(m))
 	}
 	p := place{
-		how: binary.LittleEndian.Uint32(m[1:]),
-		sum: sum{binary.LittleEndian.Uint32(m[5:]), binary.LittleEndian.Uint32(m[9:])},
+		how:  binary.LittleEndian.Uint32(m[1:]),
+		sum:  sum{binary.LittleEndian.Uint32(m[5:]), binary.LittleEndian.Uint32(m[9:])},
+		head: head{sum: binary.LittleEndian.Uint32(m[13:])},
 	}
 	rest := []byte(m[fixed:])
-	var v [4]uint64
+	var v [5]uint64
 	for i := range v {
 		n := 0
-		if v[i], n = binary.Uvarint(rest); n <= 0 || i < 3 && v[i] > 1<<62 {
+		if v[i], n = binary.Uvarint(rest); n <= 0 || i < 4 && v[i] > 1<<62 {
 			return place{}, fmt.Errorf("mark %x: cut short or damaged", []byte(m))
 		}
 		rest = rest[n:]
 	}
-	p.before, p.offset, p.listed, p.inode, p.name = int64(v[0]), int64(v[1]), int64(v[2]), v[3], string(rest)
+	p.before, p.offset, p.listed, p.head.end, p.inode, p.name = int64(v[0]), int64(v[1]), int64(v[2]), int64(v[3]), v[4], string(rest)
 	return p, nil
 }
 
@@ -105,6 +112,15 @@ func (s *sum) add(table *crc32.Table, p []byte, offset int64) {
 		}
 		p = p[n:]
 	}
+}
+
+// headMax is the most that a head is of, in bytes: what a first read asks for.
+const headMax = readMin
+
+// head is what a text began with when reading it began.
+type head struct {
+	end int64  // where it ends; 0: there is none
+	sum uint32 // CRC-32C
 }
 
 // sumFrom is where the text begins that the sum of a place at offset is of, in a file that is read

@@ -140,7 +140,9 @@ func (s *ranged) begin(fresh bool) error {
 	}
 	if fresh {
 		s.place.offset = start
-		_, err = s.in.Seek(start, io.SeekStart)
+		if _, err = s.in.Seek(start, io.SeekStart); err == nil {
+			s.place.head = s.in.begin(s.table, start)
+		}
 	} else {
 		err = s.in.resume(s.table, s.place, start)
 	}

@@ -2,9 +2,11 @@ package tap
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -137,5 +139,31 @@ func TestSharedGlob(t *testing.T) {
 	slices.SortFunc(got, func(a, b string) int { return strings.Compare(a[1:]+a, b[1:]+b) })
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// The first mark of a range knows its head, though it begins in the middle of the file.
+func TestRangeHead(t *testing.T) {
+	path := write(t, t.TempDir(), "f", "0\nhead\n1\n2\n")
+	tp := &rangesTap{path: path, each: 4}
+	const second = "[4-8)" // head is of the first
+	r, err := tp.Open(t.Context(), path+second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	out, at, err := r.Next(t.Context())
+	if string(out.Body) != "1" || err != nil {
+		t.Fatalf("%q, %v", out.Body, err)
+	}
+	for text, same := range map[string]bool{"0\nhead\n1\n2\n3\n": true, "x\nhead\n1\n2\n": true, "0\nhead\n1\n3\n": false, "0\nhead\n1\n": false} {
+		write(t, filepath.Dir(path), "f", text)
+		again, err := tp.Open(t.Context(), path+second, at)
+		if same && err != nil || !same && !errors.Is(err, stream.ErrReset) {
+			t.Errorf("%q: error %v", text, err)
+		}
+		if err == nil {
+			_ = again.Close()
+		}
 	}
 }

@@ -77,6 +77,11 @@ func TestResume(t *testing.T) {
 		{"replaced by the same", "a", 2, "remove a;write a a1/a2/x3/", "x3"},
 		{"gone", "a", 2, "remove a", "reset: DIR/a is gone, and 6 bytes of it were read before"},
 		{"nothing read yet", "a", 0, "write a x/", "x"},
+		{"first: nothing", "a", 1, "", "a2 a3"},
+		{"first: it grew", "a", 1, "append a a4/", "a2 a3 a4"},
+		{"first: a copy of the same", "a", 1, "remove a;write a a1/a2/a3/", "a2 a3"},
+		{"first: replaced by one with the same first line", "a", 1, "write a a1/x2/x3/", "reset: DIR/a is another file than the one of which 3 bytes were read before"},
+		{"first: replaced by one that is its start", "a", 1, "write a a1/a2/", "reset: DIR/a is another file than the one of which 3 bytes were read before"},
 
 		{"glob: nothing", "[abc]", 4, "", "b2 b3 c1 c2 c3"},
 		{"glob: a finished one is gone", "[abc]", 4, "remove a", "b2 b3 c1 c2 c3"},
@@ -92,6 +97,10 @@ func TestResume(t *testing.T) {
 		{"glob: a link before", "[abc]*", 4, "link c aa", "reset: DIR/aa came or was changed after the files behind it were begun"},
 		{"glob: a finished one grew", "[abc]", 4, "append a a4/", "reset: DIR/a came or was changed after the files behind it were begun"},
 		{"glob: the one that is read grew", "[abc]", 4, "append b b4/", "b2 b3 b4 c1 c2 c3"},
+		{"glob, first: nothing", "[abc]", 1, "", "a2 a3 b1 b2 b3 c1 c2 c3"},
+		{"glob, first: it grew", "[abc]", 1, "append a a4/", "a2 a3 a4 b1 b2 b3 c1 c2 c3"},
+		{"glob, first: a new one behind", "[abcd]*", 1, "write bb new/", "reset: DIR/bb came or was changed since the files were listed"},
+		{"glob, first: one behind is another", "[abc]", 1, "write c x/", "reset: DIR/c came or was changed since the files were listed"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -127,9 +136,10 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A change anywhere in what a mark sums up, 4 to 8 KiB before it, is seen, and none behind it.
+// A change anywhere in what a mark sums up, 4 to 8 KiB before it, is seen, and none behind it, but for the
+// first mark: that is of the head too.
 func TestSum(t *testing.T) {
-	text := []byte(strings.Repeat("0123456789abcde\n", 2000)) // 32 KB
+	text := []byte(strings.Repeat("0123456789abcde\n", 5000)) // 80 KB
 	dir := t.TempDir()
 	for _, records := range []int{1, 100, 255, 256, 257, 1000} {
 		tp, err := File(write(t, dir, "f", string(text)), Config{})
@@ -141,7 +151,7 @@ func TestSum(t *testing.T) {
 		for _, tc := range []struct {
 			flip int
 			seen bool
-		}{{end - 1, true}, {max(0, end-4096), true}, {end, false}, {end + 100, false}} {
+		}{{end - 1, true}, {max(0, end-4096), true}, {end, records == 1}, {headMax - 1, records == 1}, {headMax, false}} {
 			text[tc.flip] ^= 1
 			write(t, dir, "f", string(text))
 			text[tc.flip] ^= 1

@@ -278,3 +278,31 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+// The first mark of a packed file knows its head, however the text is packed.
+func TestPackedHead(t *testing.T) {
+	for _, name := range []string{"a.gz", "a.zst"} {
+		dir := t.TempDir()
+		tp, err := File(write(t, dir, name, pack(t, name, "id\n1\n2\n")), Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := afterRecords(t, tp, 1)
+		for text, want := range map[string]string{"id\n1|\n2\n": "1 2", "id\n1\n2\n|3\n": "1 2 3", "id\n1\n3\n": "reset", "id\n1\n": "reset"} {
+			write(t, dir, name, pack(t, name, strings.Split(text, "|")...))
+			got := "reset"
+			if r, err := open(t, tp, at); err == nil {
+				bodies, _, err := readAll(r)
+				if err != nil {
+					t.Error(err)
+				}
+				got = strings.Join(strings.Fields(string(joined(bodies))), " ")
+			} else if !errors.Is(err, stream.ErrReset) {
+				t.Error(err)
+			}
+			if got != want {
+				t.Errorf("%s of %q: %s, want %s", name, text, got, want)
+			}
+		}
+	}
+}
