@@ -51,7 +51,7 @@ func Assemble(f *spec.File, role string, opt AssembleOptions) (Role, error) {
 	case r.Tap != nil:
 		made.Tap, err = assembleTap(f, name, r, opt)
 	case r.Sink != nil:
-		made.Sink, err = assembleSink(f, name, r.Sink, opt)
+		made.Sink, err = assembleSink(f, name, r, opt)
 	case r.HTTP != nil:
 		made.Handler, err = worker.HTTP(worker.HTTPConfig{
 			URL: string(r.HTTP.URL), Header: r.HTTP.Headers(), Timeout: r.HTTP.Timeout,
@@ -116,8 +116,8 @@ func assembleTap(f *spec.File, name string, r spec.Role, opt AssembleOptions) (s
 	return tap.Stdin(opt.Stdin, cfg)
 }
 
-func assembleSink(f *spec.File, role string, s *spec.Sink, opt AssembleOptions) (stream.Sink, error) {
-	switch {
+func assembleSink(f *spec.File, role string, r spec.Role, opt AssembleOptions) (stream.Sink, error) {
+	switch s := r.Sink; {
 	case s.File != "":
 		return sink.OpenFile(sink.FileConfig{
 			Path: strings.ReplaceAll(s.File, "{node}", string(opt.Node)), Append: s.Append, Log: opt.Log,
@@ -137,7 +137,7 @@ func assembleSink(f *spec.File, role string, s *spec.Sink, opt AssembleOptions) 
 		})
 	case len(s.Exec) > 0, s.Sh != "":
 		return worker.NewSink(worker.Config{
-			Exec: s.Exec, Sh: s.Sh, Dir: f.Dir,
+			Exec: s.Exec, Sh: s.Sh, Dir: f.Dir, Deadline: r.Deadline,
 			Pipeline: f.Pipeline.Name, Role: role, Node: string(opt.Node), Log: opt.Log,
 		})
 	}

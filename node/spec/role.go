@@ -97,6 +97,9 @@ func (d *decoder) role(name string, at, n ast.Node) (Role, error) {
 	if r.Tap != nil {
 		return r, d.fitsTap(what, r, seen)
 	}
+	if n := seen["deadline"]; n != nil && r.Sink != nil && len(r.Sink.Exec) == 0 && r.Sink.Sh == "" {
+		return r, d.fail(n, "%s has deadline, which goes with exec or sh: its sink runs no program", what)
+	}
 	return r, d.fitsMode(what, r.Mode, seen)
 }
 
@@ -138,10 +141,13 @@ func (d *decoder) fits(what string, at ast.Node, seen map[string]ast.Node) error
 		}
 		return nil
 	}
-	for _, key := range []string{"procs", "ok", "mode", "output", "deadline"} {
+	for _, key := range []string{"procs", "ok", "mode", "output"} {
 		if err := only(key, "exec", "sh"); err != nil {
 			return err
 		}
+	}
+	if err := only("deadline", "exec", "sh", "sink"); err != nil {
+		return err
 	}
 	if err := only("attempts", "exec", "sh", "http", "sink"); err != nil {
 		return err

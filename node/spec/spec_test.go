@@ -406,7 +406,7 @@ func TestProgram(t *testing.T) {
 		{"sink: {redis: {url: 'redis://h', stream: '${X}-{node}'}}"},
 		{"sink: {http: 'http://h'}", "sink: {http: {url: 'http://h'}}"},
 		{"sink: {http: {url: 'http://h', header: {a: b}, timeout: 1m}}", "sink: {http: {url: 'http://h', header: {a: '${X}'}, timeout: 60s}}"},
-		{"sink: {sh: cat}"},
+		{"sink: {sh: cat}", "sink: {sh: cat}, deadline: 3s"},
 	} {
 		first := program("/a", same[0], map[string]string{"X": "x", "Y": "x"})
 		if other := seen[first]; other != "" || first == "" {

@@ -17,7 +17,8 @@ import (
 // The ack: exit 0. Whether what it read is durable then, and what it does with a record that comes
 // twice, is the program's business: a batch that it failed on is given to it again, in parts or in
 // other company. Exit 75 has the sink wait, 65 says that a record of the batch is to blame, 126 and
-// 127 stop the run, any other counts as an attempt of each record, which then comes alone.
+// 127 stop the run, any other counts as an attempt of each record, which then comes alone. So does
+// Deadline without a byte read or printed, after which it is killed.
 func NewSink(cfg Config) (stream.Sink, error) {
 	p, err := newProgram(cfg)
 	if err != nil {

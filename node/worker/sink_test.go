@@ -117,6 +117,21 @@ func TestSinkProgramCancelled(t *testing.T) {
 	}
 }
 
+// A program that hangs is killed, children and all, and its records have failed.
+func TestSinkProgramHangs(t *testing.T) {
+	s, err := NewSink(Config{Sh: "cat >/dev/null; sleep 600", Deadline: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err = s.Write(ctx, records("a"), stream.Seen{})
+	const want = "run sh: it neither read nor printed a byte for 300ms, and was killed: raise deadline if it is slow"
+	if err == nil || err.Error() != want || stream.ExitCode(err) != 0 {
+		t.Errorf("error %v (%d), want %s", err, stream.ExitCode(err), want)
+	}
+}
+
 func TestSinkProgramNotThere(t *testing.T) {
 	if _, err := NewSink(Config{Exec: []string{"no-such-program-x"}}); stream.ExitCode(err) != 78 {
 		t.Errorf("error %v (%d)", err, stream.ExitCode(err))
