@@ -76,7 +76,7 @@ func Check(h *History, x Expect) []Violation {
 	quiet := newQuiet()
 	rules := []rule{
 		quiet,
-		newRecordRules(c, quiet), newAttemptRules(c), newMarkRules(c), newLinkRules(c, quiet), newFenceRules(c),
+		newRecordRules(c, quiet), newAttemptRules(c), newMarkRules(c), newSeenRules(c), newLinkRules(c, quiet), newFenceRules(c),
 		newDeathRules(c), newControlRules(c), newTrafficRules(c, quiet), newPauseRules(c, quiet),
 	}
 	var end time.Duration

@@ -65,6 +65,19 @@ func sunk(n uint64, path string) Event {
 	return Event{Kind: EventSunk, Node: sinkNode, Text: "sink", Record: n, Leaf: hash(path), N: 1}
 }
 
+// through is the way of records [lo, hi), to their acks.
+func through(lo, hi uint64) (all []any) {
+	for n := lo; n < hi; n++ {
+		all = append(all, read(n), sunk(n, wholeWay), acked(n))
+	}
+	return all
+}
+
+// seen says that the sink remembers so many roots, up to the one before past.
+func seen(roots uint32, past uint64) Event {
+	return Event{Kind: EventSeen, Node: sinkNode, Record: 77, N: 5, M: past, Roots: roots}
+}
+
 func claimed(claim uint64) Event {
 	return Event{Kind: EventClaimed, Node: workNode, Record: 77, N: claim}
 }
@@ -102,6 +115,9 @@ func TestRules(t *testing.T) {
 	elected := func(id topology.NodeID, term uint64) Event { return Event{Kind: EventElected, Node: id, N: term} }
 	pause := func(k EventKind, role string) Event { return Event{Kind: k, Text: role} }
 	pauses := func(role string) []any { return []any{pause(EventPauseAsked, role), pause(EventPaused, role)} }
+	source := func(gen, next uint64) Event {
+		return Event{Kind: EventSource, Node: tapNode, Record: 77, N: gen, M: next, Text: part}
+	}
 	node := func(k EventKind, id topology.NodeID) Event { return Event{Kind: k, Node: id} }
 	for _, test := range []struct {
 		name  string
@@ -118,6 +134,14 @@ func TestRules(t *testing.T) {
 		{"a mark over a gap", []any{read(0), read(1), sunk(1, wholeWay), acked(1), mark(2), time.Millisecond, sunk(0, wholeWay), acked(0)}, []string{"I3"}},
 		{"a mark a moment before its ack", []any{read(0), sunk(0, wholeWay), mark(1), acked(0)}, nil},
 		{"a mark that falls", []any{read(0), sunk(0, wholeWay), acked(0), mark(1), time.Millisecond, mark(0)}, []string{"I3"}},
+		{"a sink remembers what was not acked", []any{through(0, 300), seen(300, 300)}, nil},
+		{"a sink forgets by pages", []any{through(0, 300), mark(250), mark(250), through(300, 301), seen(51+63, 301)}, nil},
+		{"a sink does not forget", []any{through(0, 300), mark(250), mark(250), through(300, 301), seen(51+64, 301)}, []string{"I15"}},
+		{"a sink has nothing new since a mark", []any{through(0, 300), mark(250), mark(250), seen(300, 300)}, nil},
+		{"a mark that has not left", []any{through(0, 300), mark(250), through(300, 301), seen(301, 301)}, nil},
+		{"a sink remembers what its tap read again", []any{through(0, 300), mark(250), mark(250), through(300, 301), source(5, 20), seen(301, 301)}, []string{"I15"}},
+		{"a sink remembers what its tap had read before", []any{through(0, 300), mark(20), mark(20), through(300, 301), source(5, 20), through(20, 300), mark(250), mark(250), through(300, 301), seen(281, 301)}, nil},
+		{"a sink remembers an older generation", []any{through(0, 300), mark(250), mark(250), through(300, 301), source(6, 0), seen(301, 301)}, nil},
 		{"a fourth attempt", []any{read(0), Event{Kind: EventHandled, Node: workNode, Text: "work", N: 4}, sunk(0, wholeWay), acked(0)}, []string{"I9"}},
 		{"a node without the tag works", []any{read(0), Event{Kind: EventHandled, Node: "tagged-3.2", Text: "tagged", N: 1}, sunk(0, wholeWay), acked(0)}, []string{"A25"}},
 		{"a node with the tag works", []any{read(0), Event{Kind: EventHandled, Node: "tagged-2.3", Text: "tagged", N: 1}, sunk(0, wholeWay), acked(0)}, nil},

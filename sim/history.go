@@ -45,6 +45,7 @@ const (
 	EventSource  // source Record begins, or goes on with, generation N of partition Text, numbering from M
 	EventClaimed // the node takes records of source Record with claim N, right from the tap
 	EventMark    // source Record is acked below M in generation N
+	EventSeen    // the node's sink remembers Roots roots of source Record in generation N, all below M
 	EventHeld    // the node's windows hold N bytes, more than ever before
 
 	// Control, from the nodes.
@@ -73,6 +74,7 @@ type Event struct {
 	Kind   EventKind
 	Again  uint32
 	Life   LifeID
+	Roots  uint32
 	Record uint64
 	Leaf   uint64
 	N, M   uint64

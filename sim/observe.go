@@ -73,6 +73,9 @@ func (h *History) stream(id topology.NodeID, held *atomic.Int64, e *stream.Event
 	case stream.EventMark:
 		h.Add(Event{Kind: EventMark, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Text: e.Text})
 		return
+	case stream.EventSeen:
+		h.Add(Event{Kind: EventSeen, Node: id, Record: e.Lo, N: e.Generation, M: e.Hi, Roots: uint32(e.Held)})
+		return
 	}
 	l := e.Link
 	l.Edge.By = "" // the receiver does not hear of it

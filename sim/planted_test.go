@@ -24,6 +24,7 @@ var planted = []struct {
 	{stream.BugCustody, "I6", ""},
 	{stream.BugDeadDrop, "I1", "disks\nrole work poisons 1%"},
 	{stream.BugLRU, "I2", "every 2s from 2s cut sink -> work for 1900ms"},
+	{stream.BugNoMarks, "I15", ""},
 	{BugNoSync, "I1", "every 1s from 2s crash random sink for 300ms"},
 	{node.BugEpochGen, "I1", "disks\nrole source live 1\nat 3s restart source"},
 	{node.BugDeaf, "F3", "at 4s kill work-1"},

@@ -34,7 +34,8 @@ var verbsOf = map[EventKind]string{
 	EventLinkOpen: "opens %s, limit %d", EventLinkClose: "ends %s: what is un-acked goes back", EventSent: "sends on %s link seqs %d to %d, %d of them again",
 	EventGranted: "hears on %s: taken %d, limit %d", EventFreed: "lets go on %s link seqs %d to %d",
 	EventLinkAccept: "accepts %s, limit %d", EventLinkEnd: "ends %s", EventTaken: "takes on %s all below %d, limit %d", EventDone: "acks on %s link seqs %d to %d",
-	EventSource: "begins generation %x of %s", EventMark: "marks %s below %d", EventClaimed: "takes records of source %x with claim %d", EventHeld: "holds %d bytes",
+	EventSource: "begins generation %x of %s", EventMark: "marks %s below %d", EventClaimed: "takes records of source %x with claim %d",
+	EventSeen: "remembers %d roots of source %x below %d", EventHeld: "holds %d bytes",
 	EventElected: "leads in term %d", EventState: "holds the state of index %d, epoch %d, hash %x", EventLayout: "follows %d links of epoch %d",
 	EventStarted: "starts", EventKilled: "is killed", EventStopped: "has left", EventFrozen: "is frozen", EventThawed: "thaws",
 	EventPauseAsked: "the cluster is asked to pause %q", EventPaused: "paused is %q", EventResumed: "the cluster is asked to let go on %q",
@@ -67,6 +68,8 @@ func (h *History) values(e *Event) []any {
 		return []any{e.Text, e.M}
 	case EventClaimed:
 		return []any{e.Record, e.N}
+	case EventSeen:
+		return []any{e.Roots, e.Record, e.M}
 	case EventHeld, EventElected:
 		return []any{e.N}
 	case EventState:

@@ -44,6 +44,7 @@ const (
 	EventSource            // source Lo begins generation Generation of its partition Text
 	EventClaimed           // receiver: records of source Lo with claim Hi are taken right from its tap
 	EventMark              // source Lo is acked below Hi in generation Generation
+	EventSeen              // sink: of generation Generation of source Lo it remembers Held roots by one path, all below Hi
 )
 
 // Bug is the name of a bug that can be built in. They are those of FAULTS 3.5, I18.
@@ -59,6 +60,7 @@ const (
 	BugDeadDrop   Bug = "dead letter dropped"            // a dead letter is acked and kept nowhere
 	BugCustody    Bug = "custody freed on transport ack" // a record is let go when it was written
 	BugLRU        Bug = "LRU de-duplication"             // a sink remembers the last lruBug IDs
+	BugNoMarks    Bug = "a sink without marks"           // a sink forgets nothing
 )
 
 // lruBug is FAULTS 3.5's.
@@ -124,5 +126,13 @@ func (r *Receiver) watchDone(lo, hi uint64) {
 func (s *Source) watch(kind EventKind, low uint64) {
 	if h := s.cfg.Outlet.cfg.Hooks; h != nil {
 		h.Watch(Event{Kind: kind, Hello: Hello{Generation: s.cfg.Gen}, Lo: s.cfg.ID, Hi: low, Text: s.cfg.Partition})
+	}
+}
+
+// watch tells the hooks how much of a generation is remembered; the caller has mu.
+func (h *SinkHandler) watch(l *life, source uint64) {
+	if w := h.cfg.Hooks; w != nil {
+		most, past := l.size()
+		w.Watch(Event{Kind: EventSeen, Hello: Hello{Generation: l.gen}, Lo: source, Hi: past, Held: int64(most)})
 	}
 }

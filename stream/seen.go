@@ -262,6 +262,19 @@ func (s *seen) held() (n int) {
 	return n
 }
 
+// size is how many seqs are remembered of the path that has most; past is above all.
+func (l *life) size() (most int, past uint64) {
+	for _, t := range l.trails {
+		n := 0
+		for _, p := range t.pages {
+			n += bits.OnesCount64(p.has)
+			past = max(past, p.first+uint64(bits.Len64(p.has)))
+		}
+		most = max(most, n)
+	}
+	return most, past
+}
+
 // above is those bits of a page that are not below the low-water mark.
 func (l *life) above(p *page, has uint64) uint64 {
 	if l.low > p.first {

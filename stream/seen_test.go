@@ -118,6 +118,9 @@ func TestSeenIsBounded(t *testing.T) {
 		if held := s.held(); held > window+100 {
 			t.Fatalf("%d IDs are remembered of %d above the mark", held, window)
 		}
+		if n, past := s.last.size(); n > (window+100+pageSeqs)/3+1 || past != i+1 {
+			t.Fatalf("%d of a path are remembered, all below %d of %d", n, past, i+1)
+		}
 	}
 	if pages := len(s.pool.free); pages > 3*window/pageSeqs+10 {
 		t.Errorf("%d pages are kept for use again", pages)

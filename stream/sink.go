@@ -208,6 +208,7 @@ func (h *SinkHandler) written(b *Batch, at []int) {
 	h.stats.Nondeterministic += uint64(others)
 	h.stats.Records += uint64(len(at))
 	h.stats.Lines += lines
+	h.watch(s.last, b.Records[0].ID.Source)
 	if h.cfg.Hooks.has(BugLRU) {
 		h.forget(s, b, at)
 	}
@@ -280,6 +281,9 @@ func (h *SinkHandler) waits(why string) {
 
 // Mark forgets what is below a low-water mark.
 func (h *SinkHandler) Mark(m wire.Mark) {
+	if h.cfg.Hooks.has(BugNoMarks) {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sources[m.Source] == nil && len(h.sources) == sourcesMax {

@@ -258,7 +258,7 @@ func TestSinkForgetsSources(t *testing.T) {
 // I18: the planted bug is one.
 func TestBugLRU(t *testing.T) {
 	k := newKeeper()
-	h := NewSinkHandler(SinkHandlerConfig{Sink: k, Hooks: &Hooks{Bug: BugLRU, Reached: func(string) {}}})
+	h := NewSinkHandler(SinkHandlerConfig{Sink: k, Hooks: &Hooks{Bug: BugLRU, Reached: func(string) {}, Watch: func(Event) {}}})
 	var rs []string
 	for i := range 100 {
 		rs = append(rs, fmt.Sprint(i, "=", i))
