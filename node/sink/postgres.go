@@ -22,8 +22,8 @@ import (
 const serverTimeout = 30 * time.Second
 
 // Postgres is a sink that makes each line of a record a row of a table: id, the record's ID of 40
-// bytes, line, its number in the record from 0, and body. The table is made where it is not there;
-// one that is needs these columns, body as text, varchar, json, jsonb or bytea, and a unique index
+// bytes, line, its number in the record from 0, and body. The table is made where it is not there,
+// at any time; one that is needs these columns, body as text, varchar, json, jsonb or bytea, and a unique index
 // on (id, line). Further columns need defaults.
 //
 // The ack: the rows are committed, as durable as the server's settings make that (fsync,
@@ -60,7 +60,9 @@ type postgres struct {
 
 // Write inserts the rows in one transaction.
 func (s *postgres) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
-	return writeTable(rs, func(lo, hi int32) error { return s.try(ctx, rs, lo, hi) })
+	return writeTable(rs, func(lo, hi int32) error {
+		return lookAgain(s.conn != nil, func() error { return s.try(ctx, rs, lo, hi) })
+	})
 }
 
 func (s *postgres) try(ctx context.Context, rs []stream.Record, lo, hi int32) error {

@@ -85,6 +85,26 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 
+	// A table that is dropped in mid-run is made again, and one that became another is looked at again.
+	t.Run("dropped", func(t *testing.T) {
+		s := open(t, server.URL(), "dropped")
+		for i, between := range []string{"", "DROP TABLE dropped", "DROP TABLE dropped; CREATE TABLE dropped (id bytea, line int, body bytea, UNIQUE (id, line))"} {
+			if between != "" {
+				exec(t, between)
+			}
+			if err := s.Write(t.Context(), numbered(i, i+1), stream.Seen{}); err != nil {
+				t.Fatalf("after %q: %v", between, err)
+			}
+			if got := column(t, "SELECT convert_from(body::bytea, 'UTF8') FROM dropped"); !slices.Equal(got, bodies(i, i+1)) {
+				t.Errorf("after %q the table has %q, want %q", between, got, bodies(i, i+1))
+			}
+		}
+		exec(t, "DROP TABLE dropped; CREATE TABLE dropped (id bytea, line int, body int)")
+		if err := s.Write(t.Context(), numbered(4, 5), stream.Seen{}); stream.ExitCode(err) != 78 || !strings.Contains(err.Error(), "its column body is of type integer") {
+			t.Errorf("error %v (%d), want that it is no table for us", err, stream.ExitCode(err))
+		}
+	})
+
 	t.Run("misconfigured", func(t *testing.T) {
 		exec(t, `CREATE TABLE nokey (id bytea, line int, body text); CREATE TABLE nobody (id bytea, line int);
 			CREATE TABLE number (id bytea, line int, body int); CREATE TABLE noid (body text); CREATE SCHEMA closed;

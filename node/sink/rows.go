@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -68,6 +69,16 @@ func rows(rs []stream.Record, lo, hi int32, write func([]row) error) error {
 }
 
 var newline = []byte{'\n'}
+
+// lookAgain tries once more what failed for the table's sake, if the sink knew it from before: it may have
+// been dropped since, or made another. The second try finds out, and makes it where it is not there.
+func lookAgain(known bool, try func() error) error {
+	err := try()
+	if _, config := errors.AsType[*stream.ConfigError](err); config && known {
+		err = try()
+	}
+	return err
+}
 
 // splitsMax is how often the lines of one block are halved to find those that a table refuses; then
 // what it refuses stays together. One line among n takes 2 log2 n tries.

@@ -46,7 +46,9 @@ type sqliteTable struct {
 
 // Write inserts the rows in one transaction.
 func (s *sqliteTable) Write(ctx context.Context, rs []stream.Record, _ stream.Seen) error {
-	return writeTable(rs, func(lo, hi int32) error { return s.try(ctx, rs, lo, hi) })
+	return writeTable(rs, func(lo, hi int32) error {
+		return lookAgain(s.db != nil, func() error { return s.try(ctx, rs, lo, hi) })
+	})
 }
 
 func (s *sqliteTable) try(ctx context.Context, rs []stream.Record, lo, hi int32) error {
@@ -132,6 +134,7 @@ func (s *sqliteTable) judge(err error) error {
 			return stream.Retry(0, err)
 		}
 	}
+	_ = s.Close() // the next try looks at the table anew
 	return &stream.ConfigError{Err: err}
 }
 

@@ -86,6 +86,23 @@ func TestSQLiteBytes(t *testing.T) {
 	}
 }
 
+// A table that is dropped in mid-run is made again.
+func TestSQLiteDropped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	s := openSQLite(t, path, "t")
+	for i := range 2 {
+		if i > 0 {
+			sqliteExec(t, path, "DROP TABLE t")
+		}
+		if err := s.Write(t.Context(), numbered(i, i+1), stream.Seen{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := sqliteColumn(t, path, "SELECT body FROM t"); !slices.Equal(got, bodies(i, i+1)) {
+			t.Errorf("the table has %q, want %q", got, bodies(i, i+1))
+		}
+	}
+}
+
 // A database that another writes or reads is waited for.
 func TestSQLiteBusy(t *testing.T) {
 	for name, hold := range map[string]string{"writes": "BEGIN EXCLUSIVE", "reads": "BEGIN; SELECT * FROM t"} {
