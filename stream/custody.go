@@ -166,7 +166,11 @@ func (o *Outlet) adopt(e *outEdge) {
 
 func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	need := wire.RecordBytes(&or.rec)
-	s := o.pick(e, need, wanted{avoid: or.avoid, lone: or.custody >= suspect && e.innocent()})
+	s := o.pick(e, need, wanted{
+		avoid: or.avoid,
+		lone:  or.custody == alone || or.custody == suspect && e.innocent(),
+		open:  or.custody == suspect,
+	})
 	if s == nil {
 		o.cfg.Hooks.sometimes("a record without a link waits for one")
 		return false
@@ -177,6 +181,7 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	sl.again, sl.custody, sl.deaths = true, or.custody, or.deaths
 	if or.custody >= suspect {
 		s.suspects++
+		s.reserved = or.custody == alone
 		e.lane.sent++
 	}
 	e.redelivered++

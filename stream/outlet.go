@@ -276,6 +276,7 @@ func (o *Outlet) push(s *Sender, it *item, need int) {
 type wanted struct {
 	avoid topology.NodeID // this node, unless it is the only one
 	lone  bool            // those that have a suspect
+	open  bool            // those that have one that is to be alone
 }
 
 // pick returns the link of e with the fewest records not yet taken, among those that can take
@@ -287,14 +288,15 @@ func (o *Outlet) pick(e *outEdge, need int, w wanted) *Sender {
 		at := (e.turn + k) % len(e.senders)
 		s := e.senders[at]
 		others = others || s.peer != w.avoid && !s.draining
-		if s.peer == w.avoid || w.lone && s.suspects > 0 || !o.ready(s, need) || best != nil && s.untaken() >= best.untaken() {
+		if s.peer == w.avoid || w.lone && s.suspects > 0 || w.open && s.reserved || !o.ready(s, need) || best != nil && s.untaken() >= best.untaken() {
 			continue
 		}
 		best, bestAt = s, at
 	}
 	if best == nil && w.avoid != "" && !others {
 		o.cfg.Hooks.sometimes("a nacked record goes back to the only node")
-		return o.pick(e, need, wanted{lone: w.lone})
+		w.avoid = ""
+		return o.pick(e, need, w)
 	}
 	e.turn = bestAt + 1
 	return best

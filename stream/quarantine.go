@@ -17,7 +17,7 @@ const (
 	// probation is how long a lane waits for a suspect to be handled before the next one goes to another
 	// node, and probationBeside before it goes to one that has a suspect already, if each has: longer
 	// than most of what kills needs, so that it is alone then, and short where handlers take seconds.
-	// Where several were on a node that died, each goes alone next, for as long as it takes.
+	// Those of several on a node that died have a node each to themselves next, for as long as it takes.
 	probation       = 50 * time.Millisecond
 	probationBeside = 200 * time.Millisecond
 	// laneAlone is how many suspects of an edge wait at most for one after the other; of more, an
@@ -33,7 +33,7 @@ const (
 	ordinary custody = iota
 	survivor         // its link died once before, when nobody had it in hand as far as was known
 	suspect
-	alone // a suspect that goes when no other is on its way
+	alone // a suspect that has a node to itself
 )
 
 // death is what may have been one: the end of a link to a start of a role, the latest of a list.
@@ -66,7 +66,6 @@ func (e *outEdge) deaths(d *death) (n uint64) {
 type lane struct {
 	suspects []orphan
 	sent     int       // suspects on their way, not handled
-	closed   bool      // one that goes alone is
 	last     time.Time // when the last of these went
 }
 
@@ -77,19 +76,18 @@ func (o *Outlet) admit(e *outEdge) {
 		return
 	}
 	now := time.Now()
-	single := l.suspects[0].custody == alone
-	if l.sent > 0 && (single || l.closed) {
-		return
-	}
-	if next := l.last.Add(e.probation()); l.sent > 0 && now.Before(next) {
+	first, n, k := l.suspects[0].custody, 1, 0
+	next := l.last.Add(e.probation())
+	switch {
+	case first == alone:
+		n = len(l.suspects) // as many as there are nodes for
+	case l.sent > 0 && now.Before(next):
 		o.alarm(next, now)
 		return
-	}
-	n, k := 1, 0
-	if len(l.suspects) > laneAlone && !single {
+	case len(l.suspects) > laneAlone:
 		n = len(l.suspects) / 8
 	}
-	for k < n && (k == 0 || l.suspects[k].custody != alone) && o.adoptOne(e, &l.suspects[k]) {
+	for k < n && l.suspects[k].custody == first && o.adoptOne(e, &l.suspects[k]) {
 		k++
 	}
 	if k == 0 {
@@ -97,8 +95,8 @@ func (o *Outlet) admit(e *outEdge) {
 	}
 	o.cfg.Hooks.sometimes("a suspect goes through quarantine")
 	l.suspects = slices.Delete(l.suspects, 0, k)
-	l.closed, l.last = single, now
-	if len(l.suspects) > 0 && !single {
+	l.last = now
+	if len(l.suspects) > 0 {
 		o.alarm(now.Add(e.probation()), now)
 	}
 }
@@ -121,6 +119,7 @@ func (s *Sender) acquit(c custody) {
 	if c >= suspect {
 		s.suspects--
 		s.e.lane.sent--
+		s.reserved = false // if it was, then for this one
 	}
 }
 

@@ -289,6 +289,65 @@ func TestLongLaneIsQuick(t *testing.T) {
 	})
 }
 
+// Suspects that go alone have a node each, as many at once as there are nodes: a tap that is cut off from
+// all of them for a moment, and again while its suspects are on their way, goes on soon.
+func TestAloneIsAloneOnItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes, takes = 3, time.Second
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "map")
+		slow := Each(func(context.Context, Record, Emitter) error { time.Sleep(takes); return nil })
+		var ins [nodes]*Inlet
+		var links [nodes]*liveLink
+		for i := range ins {
+			ins[i] = r.inlet(InletConfig{Role: "map", Handler: slow, Budget: b})
+			links[i] = r.link(tap, "tap", "map", ins[i], topology.NodeID(fmt.Sprint("n", i)))
+		}
+		_, done := r.source(tap, b, &numbers{n: 500})
+		for range 2 {
+			time.Sleep(takes * 3 / 2)
+			for _, l := range links {
+				l.cut()
+			}
+			for i := range links {
+				<-links[i].drained
+				links[i] = r.link(tap, "tap", "map", ins[i], topology.NodeID(fmt.Sprint("n", i)))
+			}
+		}
+		lonely, start := 0, time.Now()
+		for tap.Stats()[0].Suspects > 0 {
+			tap.mu.Lock()
+			waiting := 0
+			for _, or := range tap.edges[0].lane.suspects {
+				if or.custody == alone {
+					waiting++
+				}
+			}
+			lonely = max(lonely, waiting)
+			for _, s := range tap.edges[0].senders {
+				for seq := s.win.base; seq < s.win.next; seq++ {
+					if sl := s.win.at(seq); sl.custody == alone && !sl.handled && s.suspects > 1 {
+						t.Errorf("at %v one that goes alone is on %s with %d others", time.Since(start), s.peer, s.suspects-1)
+					}
+				}
+			}
+			tap.mu.Unlock()
+			time.Sleep(time.Millisecond)
+		}
+		// Before and after those that go alone are the others: laneAlone of these have probationBeside each.
+		if took, most := time.Since(start), 30*time.Second+time.Duration(lonely)*takes/nodes; lonely < 50 || took > most {
+			t.Errorf("with %d that go alone it took %v, want %v at most", lonely, took, most)
+		} else {
+			t.Logf("with %d that go alone it took %v", lonely, took)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+	})
+}
+
 // What becomes of a record of a link that has ended, by what is known of it.
 func TestTrial(t *testing.T) {
 	others := &death{8, &death{life: 7}}

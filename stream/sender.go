@@ -61,6 +61,7 @@ type Sender struct {
 	attempts     uint64   // how often a record may fail there
 	life         uint64   // of the peer's role
 	suspects     int      // on it, not handled
+	reserved     bool     // for the one suspect on it, which is to be alone
 	draining     bool
 
 	ended bool // by the peer, which therefore lives; set before Serve returns
