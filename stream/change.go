@@ -53,7 +53,7 @@ func (o *Outlet) Close() {
 	ofLinks := int64(0)
 	for _, e := range o.edges {
 		e.inflight += len(e.orphans) + e.kept() // as it was in the end
-		e.orphans, e.nacked, e.retries, e.lane.suspects = nil, nil, nil, nil
+		e.orphans, e.nacked, e.retries, e.lane.suspects, e.lane.accused = nil, nil, nil, nil, nil
 		for _, s := range e.senders {
 			ofLinks += s.pinned
 		}

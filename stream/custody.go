@@ -119,7 +119,7 @@ func (o *Outlet) disconnect(s *Sender, died bool) {
 	defer o.mu.Unlock()
 	s.watch(EventClose, 0, 0)
 	e := s.e
-	e.senders = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s })
+	e.senders, e.changed = slices.DeleteFunc(e.senders, func(other *Sender) bool { return other == s }), time.Now()
 	if o.closed {
 		o.charge(s, -s.pinned)
 		return

@@ -65,7 +65,10 @@ type outEdge struct {
 	lane    lane
 	backoff backoff
 	marks   marks
-	peeks   []*Peek // who looks at it
+
+	changed  time.Time // when a link last came or went
+	attempts uint64    // how often a record may fail there, as the last peer said
+	peeks    []*Peek   // who looks at it
 
 	records, deliveries, redelivered uint64
 	firstRedelivered                 time.Time // when the first redelivered record was acked
@@ -254,7 +257,9 @@ func (o *Outlet) best(e *outEdge, need int) *Sender {
 }
 
 // kept is how many records of an edge have come back and wait.
-func (e *outEdge) kept() int { return len(e.nacked) + len(e.retries) + len(e.lane.suspects) }
+func (e *outEdge) kept() int {
+	return len(e.nacked) + len(e.retries) + len(e.lane.suspects) + len(e.lane.accused)
+}
 
 // swamped reports whether so much of an edge has come back that it gets no new records: those that
 // came back are in no window, but must have a bound as well.
@@ -386,7 +391,7 @@ func (o *Outlet) Stats() []EdgeStats {
 	var all []EdgeStats
 	for _, e := range o.edges {
 		st := EdgeStats{
-			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries), Suspects: len(e.lane.suspects) + e.lane.sent,
+			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries), Suspects: len(e.lane.suspects) + len(e.lane.accused) + e.lane.sent,
 			Records: e.records, Deliveries: e.deliveries, Redelivered: e.redelivered,
 			FirstRedelivered: e.firstRedelivered, Latency: e.latency.counts,
 		}

@@ -3,14 +3,16 @@ package stream
 import (
 	"slices"
 	"time"
+
+	"weir/topology"
 )
 
 // Quarantine: a record may be why a node died. Those that it may have been are suspects: the ones that
 // the node's handlers had, as far as the sender knows. They go on through a lane, one at a time, beside
 // the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One that was
 // the only suspect on as many nodes that died as its role has attempts is condemned: the next receiver
-// makes it a dead letter, unseen by a handler. A link may break though its peer lives: who is linked
-// again has not died. These deaths are not counted with a handler's failures:
+// makes it a dead letter, unseen by a handler. A link may break though its peer lives, so who is linked
+// again has not died, and before the sentence there is time for that. These deaths are not counted with a handler's failures:
 // one that nearly failed too often would be condemned because a node died by chance.
 
 const (
@@ -24,6 +26,9 @@ const (
 	// eighth go together. A handler has as many as its capacity in hand, 50 unless told otherwise; a
 	// sink has thousands, and an fsync for each would take seconds: so 4096 are a hundred rounds.
 	laneAlone = 64
+	// steadyFor is how long no link of an edge must have come or gone before who has none is taken for dead: as
+	// long as it takes gossip to say so.
+	steadyFor = 3 * time.Second
 )
 
 // custody says what is known of a record that is sent: zero for most.
@@ -36,46 +41,53 @@ const (
 	alone // a suspect that has a node to itself
 )
 
-// death is what may have been one: the end of a link to a start of a role, the latest of a list.
+// death is what may have been one: the end of a link to a start of a peer's role, the latest of a list.
 type death struct {
+	peer   topology.NodeID
 	life   uint64
 	before *death
 }
 
 // and is the list with another; one life ends once.
-func (d *death) and(life uint64) *death {
+func (d *death) and(peer topology.NodeID, life uint64) *death {
 	for at := d; at != nil; at = at.before {
 		if at.life == life {
 			return d
 		}
 	}
-	return &death{life, d}
+	return &death{peer, life, d}
 }
 
-// deaths counts those of a list that are not linked again.
-func (e *outEdge) deaths(d *death) (n uint64) {
+// deaths counts those of a list that were some, since the peer is linked in another life, and those that may
+// have been: it has no link.
+func (e *outEdge) deaths(d *death) (sure, maybe uint64) {
 	for ; d != nil; d = d.before {
-		if !slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.life == d.life }) {
-			n++
+		same := func(s *Sender) bool { return s.life == d.life }
+		switch {
+		case slices.ContainsFunc(e.senders, same): // it lives
+		case slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.peer == d.peer }):
+			sure++
+		default:
+			maybe++
 		}
 	}
-	return n
+	return sure, maybe
 }
 
 // lane is the quarantine of an edge. The outlet's mu guards it.
 type lane struct {
 	suspects []orphan
+	accused  []orphan  // nodes enough may have died of each: they wait until that is known
 	sent     int       // suspects on their way, not handled
 	last     time.Time // when the last of these went
 }
 
 // admit lets the next suspects of an edge go.
 func (o *Outlet) admit(e *outEdge) {
-	l := &e.lane
-	if len(l.suspects) == 0 {
+	l, now := &e.lane, time.Now()
+	if o.sentence(e, now); len(l.suspects) == 0 {
 		return
 	}
-	now := time.Now()
 	first, n, k := l.suspects[0].custody, 1, 0
 	next := l.last.Add(e.probation())
 	switch {
@@ -98,6 +110,32 @@ func (o *Outlet) admit(e *outEdge) {
 	l.last = now
 	if len(l.suspects) > 0 {
 		o.alarm(now.Add(e.probation()), now)
+	}
+}
+
+// sentence condemns the accused of whom it is known that nodes enough died, and has those go on of whom it is not. A
+// node that was cut off, as this one may have been from all, is linked again or another life of it is; who
+// has no link while the others have had theirs for steadyFor is dead.
+func (o *Outlet) sentence(e *outEdge, now time.Time) {
+	l := &e.lane
+	if len(l.accused) == 0 || len(e.senders) == 0 {
+		return
+	}
+	due := e.changed.Add(steadyFor)
+	l.accused = slices.DeleteFunc(l.accused, func(or orphan) bool {
+		sure, maybe := e.deaths(or.deaths)
+		switch {
+		case sure >= e.attempts || sure+maybe >= e.attempts && !now.Before(due):
+			o.cfg.Hooks.sometimes("a record is condemned")
+			or.rec.Attempt = e.attempts + 1
+		case sure+maybe >= e.attempts:
+			return false
+		}
+		l.suspects = append(l.suspects, or)
+		return true
+	})
+	if len(l.accused) > 0 {
+		o.alarm(due, now)
 	}
 }
 
@@ -149,11 +187,7 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	case or.custody >= suspect:
 		or.custody = alone
 		if j.single {
-			or.deaths = or.deaths.and(j.s.life)
-		}
-		if j.s.e.deaths(or.deaths) >= max(j.s.attempts, 1) {
-			j.s.o.cfg.Hooks.sometimes("a record is condemned")
-			or.rec.Attempt = j.s.attempts + 1
+			or.deaths = or.deaths.and(j.s.peer, j.s.life)
 		}
 	case seq < j.s.taken || or.custody == survivor || j.more > 0:
 		or.custody = suspect
@@ -161,9 +195,14 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	default:
 		or.custody = survivor
 	}
-	if e := j.s.e; or.custody >= suspect {
+	e := j.s.e
+	sure, maybe := e.deaths(or.deaths)
+	switch {
+	case sure+maybe >= e.attempts:
+		e.lane.accused = append(e.lane.accused, *or)
+	case or.custody >= suspect:
 		e.lane.suspects = append(e.lane.suspects, *or)
-	} else {
+	default:
 		e.orphans = append(e.orphans, *or)
 	}
 }

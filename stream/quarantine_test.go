@@ -121,6 +121,34 @@ func TestKillersAreCondemned(t *testing.T) {
 	})
 }
 
+// A record that ends nodes for good is a dead letter as soon as it is sure that these do not come back.
+func TestKillerOfNodesThatStayAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, store := newMortal(t, 6, func(_ topology.NodeID, kill func()) Handler {
+			return Each(func(ctx context.Context, rec Record, e Emitter) error {
+				if strings.HasSuffix(string(rec.Body), " 7") {
+					kill()
+					return nil
+				}
+				return e.Emit(ctx, rec.Out)
+			})
+		})
+		m.delay = 24 * time.Hour
+		start := time.Now()
+		_, done := m.r.source(m.tap, m.budget, &numbers{n: 100})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); m.deaths > 5 || took > steadyFor+time.Second {
+			t.Errorf("%d nodes died, and the end came after %v", m.deaths, took)
+		}
+		if len(m.letters.letters) != 1 || len(store.bodies) != 99 {
+			t.Errorf("%d letters and %d records of 100, of which one kills", len(m.letters.letters), len(store.bodies))
+		}
+		m.r.stop()
+	})
+}
+
 // Nodes that die every two seconds blame no innocent, however often; and what is not suspected does
 // not wait for what is.
 func TestInnocentsAreSpared(t *testing.T) {
@@ -164,52 +192,59 @@ func TestInnocentsAreSpared(t *testing.T) {
 	}
 }
 
-// Links that break while a record is in hand alone, of nodes that live, condemn it never.
+// Links that break while a record is in hand alone condemn it never: one after the other, of nodes that live,
+// or all at about the same time, since the tap is cut off.
 func TestBrokenLinksCondemnNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		b := NewBudget(0)
-		tap, mid := r.outlet("tap", b, "", "map"), r.outlet("map", b, "", "sink")
-		store := newMemory()
-		sink, _ := r.sink("sink", store)
-		r.link(mid, "map", "sink", sink, "n9")
-		slow := Each(func(ctx context.Context, rec Record, e Emitter) error {
-			select {
-			case <-time.After(10 * time.Second):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			return e.Emit(ctx, rec.Out)
+	for name, at := range map[string]struct{ apart, away time.Duration }{
+		"one by one": {apart: time.Second, away: time.Second}, "all": {apart: 30 * time.Millisecond, away: 7 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				b := NewBudget(0)
+				tap, mid := r.outlet("tap", b, "", "map"), r.outlet("map", b, "", "sink")
+				store := newMemory()
+				sink, _ := r.sink("sink", store)
+				r.link(mid, "map", "sink", sink, "n9")
+				slow := Each(func(ctx context.Context, rec Record, e Emitter) error {
+					select {
+					case <-time.After(10 * time.Second):
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+					return e.Emit(ctx, rec.Out)
+				})
+				var letters graves
+				var ins []*Inlet
+				for range 5 {
+					ins = append(ins, r.inlet(InletConfig{Role: "map", Handler: slow, Outlet: mid, Budget: b, Dead: letters.Dead, Log: slog.New(slog.DiscardHandler)}))
+				}
+				_, done := r.source(tap, b, &numbers{n: 1})
+				again := func(i int) {
+					node := topology.NodeID(fmt.Sprint("n", i))
+					l := r.link(tap, "tap", "map", ins[i], node)
+					for round := range 4 {
+						time.Sleep(at.away + time.Duration(i)*at.apart)
+						l.cut()
+						<-l.drained
+						time.Sleep(at.away + time.Duration(len(ins)-i)*at.apart*time.Duration(min(round, 1)))
+						l = r.link(tap, "tap", "map", ins[i], node)
+					}
+				}
+				for i := range ins {
+					r.group.Go(func() { again(i) })
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if all := letters.all(); len(all) > 0 {
+					t.Errorf("letters %q", all)
+				}
+				store.check(t, 1, same)
+				r.stop()
+			})
 		})
-		var letters graves
-		var again [4]func() // cuts a node's link and links it again
-		for i := range again {
-			in := r.inlet(InletConfig{Role: "map", Handler: slow, Outlet: mid, Budget: b, Dead: letters.Dead, Log: slog.New(slog.DiscardHandler)})
-			link := func() *liveLink { return r.link(tap, "tap", "map", in, topology.NodeID(fmt.Sprint("n", i))) }
-			l := link()
-			again[i] = func() {
-				l.cut()
-				<-l.drained
-				time.Sleep(time.Second)
-				l = link()
-			}
-		}
-		_, done := r.source(tap, b, &numbers{n: 1})
-		for range 4 {
-			for _, cut := range again {
-				time.Sleep(time.Second)
-				cut()
-			}
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if all := letters.all(); len(all) > 0 {
-			t.Errorf("letters %q", all)
-		}
-		store.check(t, 1, same)
-		r.stop()
-	})
+	}
 }
 
 // A link that its peer ends itself is no death: what it had goes on at once.
@@ -350,49 +385,46 @@ func TestAloneIsAloneOnItsNode(t *testing.T) {
 
 // What becomes of a record of a link that has ended, by what is known of it.
 func TestTrial(t *testing.T) {
-	others := &death{8, &death{life: 7}}
+	others := &death{"b", 8, &death{peer: "a", life: 7}}
 	for _, c := range []struct {
 		name     string
 		ended    bool // by the peer
 		suspects int  // on the link
-		linked   uint64
 		sent     uint64
 		taken    uint64
 		slot     slot
 		custody  custody
 		deaths   *death
-		attempt  uint64
+		accused  bool
 	}{
-		{name: "taken", sent: 1, taken: 1, custody: suspect, attempt: 1},
-		{name: "taken, the peer lives", ended: true, sent: 1, taken: 1, attempt: 1},
-		{name: "handled", sent: 1, taken: 1, slot: slot{handled: true}, attempt: 1},
-		{name: "handled, suspected before", sent: 1, taken: 1, slot: slot{handled: true, custody: suspect, deaths: others}, attempt: 1},
-		{name: "not written", attempt: 1},
-		{name: "not written, a suspect", suspects: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others, attempt: 1},
-		{name: "not taken", sent: 1, custody: survivor, attempt: 1},
-		{name: "not taken, twice", sent: 1, slot: slot{custody: survivor}, custody: suspect, attempt: 1},
-		{name: "the only suspect", suspects: 1, sent: 1, slot: slot{custody: suspect}, custody: alone, deaths: &death{life: 9}, attempt: 1},
-		{name: "the only suspect, the peer lives", ended: true, suspects: 1, sent: 1, taken: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others, attempt: 1},
-		{name: "one of two suspects", suspects: 2, sent: 1, taken: 1, slot: slot{custody: suspect}, custody: alone, attempt: 1},
-		{name: "alone, the third time", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: others}, custody: alone, deaths: &death{9, others}, attempt: 4},
-		{name: "alone, the third time, and one is linked again", suspects: 1, sent: 1, linked: 7, slot: slot{custody: alone, deaths: others}, custody: alone, deaths: &death{9, others}, attempt: 1},
-		{name: "alone, again in the same life", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: &death{9, &death{life: 7}}}, custody: alone, deaths: &death{9, &death{life: 7}}, attempt: 1},
+		{name: "taken", sent: 1, taken: 1, custody: suspect},
+		{name: "taken, the peer lives", ended: true, sent: 1, taken: 1},
+		{name: "handled", sent: 1, taken: 1, slot: slot{handled: true}},
+		{name: "handled, suspected before", sent: 1, taken: 1, slot: slot{handled: true, custody: suspect, deaths: others}},
+		{name: "not written"},
+		{name: "not written, a suspect", suspects: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others},
+		{name: "not taken", sent: 1, custody: survivor},
+		{name: "not taken, twice", sent: 1, slot: slot{custody: survivor}, custody: suspect},
+		{name: "the only suspect", suspects: 1, sent: 1, slot: slot{custody: suspect}, custody: alone, deaths: &death{peer: "c", life: 9}},
+		{name: "the only suspect, the peer lives", ended: true, suspects: 1, sent: 1, taken: 1, slot: slot{custody: suspect, deaths: others}, custody: suspect, deaths: others},
+		{name: "one of two suspects", suspects: 2, sent: 1, taken: 1, slot: slot{custody: suspect}, custody: alone},
+		{name: "alone, the third time", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: others}, custody: alone, deaths: &death{"c", 9, others}, accused: true},
+		{name: "alone, again in the same life", suspects: 1, sent: 1, slot: slot{custody: alone, deaths: &death{"c", 9, &death{peer: "a", life: 7}}}, custody: alone, deaths: &death{"c", 9, &death{peer: "a", life: 7}}},
 	} {
-		s := &Sender{o: &Outlet{}, e: &outEdge{senders: []*Sender{{life: c.linked}}}, suspects: c.suspects, taken: c.taken, attempts: 3, life: 9}
+		s := &Sender{o: &Outlet{}, e: &outEdge{attempts: 3}, suspects: c.suspects, taken: c.taken, peer: "c", life: 9}
 		s.e.lane.sent = c.suspects
 		s.win.next = c.sent
 		j := s.trial(!c.ended)
 		or := &orphan{}
-		or.rec.Attempt = 1
 		j.judge(or, &c.slot, 0)
-		if or.custody != c.custody || !reflect.DeepEqual(or.deaths, c.deaths) || or.rec.Attempt != c.attempt {
-			t.Errorf("%s: %d, deaths %v, attempt %d; want %d, %v, %d", c.name, or.custody, or.deaths, or.rec.Attempt, c.custody, c.deaths, c.attempt)
+		if or.custody != c.custody || !reflect.DeepEqual(or.deaths, c.deaths) || (len(s.e.lane.accused) == 1) != c.accused {
+			t.Errorf("%s: %d, deaths %v, accused %v; want %d, %v, %v", c.name, or.custody, or.deaths, s.e.lane.accused, c.custody, c.deaths, c.accused)
 		}
-		if lane := len(s.e.lane.suspects) == 1; lane != (c.custody >= suspect) || lane == (len(s.e.orphans) == 1) {
+		if lane := len(s.e.lane.suspects)+len(s.e.lane.accused) == 1; lane != (c.custody >= suspect) || lane == (len(s.e.orphans) == 1) {
 			t.Errorf("%s: %d in the lane, %d not", c.name, len(s.e.lane.suspects), len(s.e.orphans))
 		}
 	}
-	s := &Sender{o: &Outlet{}, e: &outEdge{}, capacity: 2, attempts: 3}
+	s := &Sender{o: &Outlet{}, e: &outEdge{attempts: 3}, capacity: 2}
 	s.win.next = 5
 	j := s.trial(true)
 	for seq := range uint64(5) {
@@ -400,5 +432,41 @@ func TestTrial(t *testing.T) {
 	}
 	if n := len(s.e.lane.suspects); n != 2 {
 		t.Errorf("%d of five records are suspects that nobody is known to have taken, want the capacity, 2", n)
+	}
+}
+
+// What becomes of the accused, by who is linked.
+func TestSentence(t *testing.T) {
+	const waits, goesOn, condemned = "waits", "goes on", "is condemned"
+	link := func(peer topology.NodeID, life uint64) *Sender { return &Sender{peer: peer, life: life} }
+	for _, c := range []struct {
+		name   string
+		steady time.Duration
+		links  []*Sender
+		want   string
+	}{
+		{"nobody is linked", time.Hour, nil, waits},
+		{"others are, not for long", time.Second, []*Sender{link("d", 1)}, waits},
+		{"others are", steadyFor, []*Sender{link("d", 1)}, condemned},
+		{"one is back", 0, []*Sender{link("a", 7)}, goesOn},
+		{"all are back", time.Hour, []*Sender{link("c", 9), link("b", 8), link("a", 7)}, goesOn},
+		{"one has begun anew", time.Second, []*Sender{link("a", 71)}, waits},
+		{"all have begun anew", 0, []*Sender{link("a", 71), link("b", 81), link("c", 91)}, condemned},
+		{"one drains, and its next life is there", 0, []*Sender{link("a", 7), link("a", 71), link("b", 81), link("c", 91)}, goesOn},
+	} {
+		now := time.Now()
+		o := &Outlet{rings: now} // its timer is set
+		e := &outEdge{attempts: 3, senders: c.links, changed: now.Add(-c.steady)}
+		or := orphan{custody: alone, deaths: &death{"c", 9, &death{"b", 8, &death{peer: "a", life: 7}}}}
+		or.rec.Attempt = 1
+		e.lane.accused = []orphan{or}
+		o.sentence(e, now)
+		got := waits
+		if len(e.lane.suspects) == 1 {
+			got = map[uint64]string{1: goesOn, 4: condemned}[e.lane.suspects[0].rec.Attempt]
+		}
+		if got != c.want {
+			t.Errorf("%s: it %s, want: it %s", c.name, got, c.want)
+		}
 	}
 }

@@ -58,7 +58,6 @@ type Sender struct {
 	pinned, live int64    // bytes of its chunks, and of the un-acked records in them
 	packed       int64    // what was pinned when packing was last tried
 	capacity     uint64   // the most records that the peer's handlers have at once
-	attempts     uint64   // how often a record may fail there
 	life         uint64   // of the peer's role
 	suspects     int      // on it, not handled
 	reserved     bool     // for the one suspect on it, which is to be alone
@@ -90,8 +89,8 @@ func (o *Outlet) Serve(ctx context.Context, conn net.Conn, h Hello, drain <-chan
 	if !stop() || err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity, attempts: ok.Attempts, life: ok.Life}
-	o.connect(s)
+	s := &Sender{o: o, e: e, peer: h.Link.To, conn: conn, self: h, wake: make(chan struct{}, 1), limit: ok.Limit, capacity: ok.Capacity, life: ok.Life}
+	o.connect(s, max(ok.Attempts, 1))
 	running := ctx
 	defer func() { o.disconnect(s, !s.ended && running.Err() == nil) }()
 	g, ctx := errgroup.WithContext(ctx)
@@ -223,11 +222,11 @@ func peekHeader(r *bufio.Reader, recordMax int) (t wire.Type, n int, err error) 
 	return wire.Header(head, recordMax)
 }
 
-func (o *Outlet) connect(s *Sender) {
+func (o *Outlet) connect(s *Sender, attempts uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s.watch(EventOpen, 0, s.limit)
-	s.e.senders = append(s.e.senders, s)
+	s.e.senders, s.e.changed, s.e.attempts = append(s.e.senders, s), time.Now(), attempts
 	for source := range s.e.marks {
 		s.mark(source)
 	}
