@@ -110,6 +110,9 @@ func readers(st api.Status) map[string]int {
 	return by
 }
 
+// marksKnown is when the log has what a tap knows, which tells its status first: marks go there once a second.
+const marksKnown = 2 * time.Second
+
 // A tap whose node is killed and starts again goes on from its mark, in the same numbering: what was
 // un-acked comes again, and the sink drops it.
 func TestKilledTapGoesOn(t *testing.T) {
@@ -136,6 +139,7 @@ func TestKilledTapGoesOn(t *testing.T) {
 		if len(numbers.opened) != 8 {
 			t.Errorf("opened at %v, want 8 times", numbers.opened)
 		}
+		time.Sleep(marksKnown)
 		l.kill("t1")
 		l.start("t1", numbers.tap("t1"))
 		time.Sleep(5 * time.Second)
