@@ -295,6 +295,39 @@ func TestRetry(t *testing.T) {
 	})
 }
 
+// What a handler refuses at once is no reason to hand it more at a time when it works again.
+func TestRefusalsAreNoWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := NewBudget(0)
+		tap := r.outlet("tap", b, "", "map")
+		var away atomic.Bool
+		var refused, most atomic.Int64
+		in := r.inlet(InletConfig{Role: "map", Capacity: 20, Budget: b, Handler: whole(func(_ context.Context, b *Batch) error {
+			if away.Load() {
+				refused.Add(int64(b.Len()))
+				return Retry(0, errors.New("the service is away"))
+			}
+			most.Store(max(most.Load(), int64(b.Len())))
+			time.Sleep(time.Duration(b.Len()) * 100 * time.Millisecond)
+			return nil
+		})})
+		r.link(tap, "tap", "map", in, "n1")
+		_, done := r.source(tap, b, &numbers{n: 400})
+		time.Sleep(300 * time.Millisecond)
+		away.Store(true)
+		time.Sleep(time.Second)
+		away.Store(false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if most.Load() > 1 || refused.Load() < 100 {
+			t.Errorf("after %d refusals a hand was given %d records of 100 ms", refused.Load(), most.Load())
+		}
+		r.stop()
+	})
+}
+
 // A service that refuses everything for a while holds up the tap in bounds and loses nothing. A round of
 // refusals doubles the pause once, so all is there soon after the service is.
 func TestRetryStorm(t *testing.T) {

@@ -25,18 +25,12 @@ var errCondemned = errors.New("its nodes died each time they had it in hand alon
 // finish settles what a handler had, and notes how long it took.
 func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Duration) {
 	b.close(err)
-	later := in.settle(ctx, b)
+	handled, later := in.settle(ctx, b)
 	b.release()
 	in.mu.Lock()
-	n := len(b.Records)
-	in.busy -= n
+	in.busy -= len(b.Records)
 	in.idle++
-	in.last = took
-	per := took / time.Duration(max(n, 1))
-	in.service += (per - in.service) / 4
-	if per > in.service { // slower than thought: believe it at once
-		in.service = per
-	}
+	in.learn(handled, took)
 	say := in.waits.note(later)
 	in.work.Signal()
 	in.mu.Unlock()
@@ -45,12 +39,30 @@ func (in *Inlet) finish(ctx context.Context, b *Batch, err error, took time.Dura
 	}
 }
 
-// settle acks what was handled, and sees to what was not. It returns the last Retry, nil: none.
-func (in *Inlet) settle(ctx context.Context, b *Batch) (later error) {
+// learn notes how long the handler takes for a record. Those that it gave back do not count: a refusal
+// may take no time at all, and a hand that was given many for it works on them one after the other.
+func (in *Inlet) learn(handled int, took time.Duration) {
+	if handled == 0 {
+		return
+	}
+	in.last = took
+	per := took / time.Duration(handled)
+	in.service += (per - in.service) / 4
+	if per > in.service { // slower than thought: believe it at once
+		in.service = per
+	}
+}
+
+// settle acks what was handled, and sees to what was not. It returns how many were, and the last Retry,
+// nil: none.
+func (in *Inlet) settle(ctx context.Context, b *Batch) (handled int, later error) {
 	done := ackBatch{slabs: &in.cfg.Budget.slabs}
 	for i, t := range b.trees {
 		reason := b.emitters[i].nack
 		r, seq := t.slab.owner.(*Receiver), t.seq
+		if reason == nil {
+			handled++
+		}
 		if reason == nil && b.emitters[i].strays != nil {
 			in.buryStrays(ctx, b, i)
 		}
@@ -69,7 +81,7 @@ func (in *Inlet) settle(ctx context.Context, b *Batch) (later error) {
 		}
 	}
 	done.flush()
-	return later
+	return handled, later
 }
 
 // waits is why records are tried again later, for who looks.
