@@ -19,7 +19,7 @@ type orphan struct {
 	c       *chunk
 	rec     wire.Record     // its slices are parts of the chunk
 	avoid   topology.NodeID // the node that nacked it
-	due     time.Time       // not before this
+	due     time.Time       // not before this; of one that is accused: when its links need not be steady any more
 	custody custody
 	deaths  *death // while it was in hand alone
 }
@@ -178,7 +178,8 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 	o.cfg.Hooks.sometimes("a record goes to another link")
 	o.place(s, &or.rec, or.t, need)
 	sl := s.win.at(s.win.next - 1)
-	sl.again, sl.custody, sl.deaths = true, or.custody, or.deaths
+	sl.again, sl.custody = true, or.custody
+	sl.deaths, _, _ = e.deaths(or.deaths)
 	if or.custody >= suspect {
 		s.suspects++
 		s.reserved = or.custody == alone

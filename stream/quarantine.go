@@ -29,6 +29,9 @@ const (
 	// steadyFor is how long no link of an edge must have come or gone before who has none is taken for dead: as
 	// long as it takes gossip to say so.
 	steadyFor = 3 * time.Second
+	// steadyMax is how long one who is accused waits for that while some link flaps: then it is enough that
+	// another has lasted as long, and that none of the dead came back meanwhile.
+	steadyMax = 30 * time.Second
 )
 
 // custody says what is known of a record that is sent: zero for most.
@@ -58,20 +61,25 @@ func (d *death) and(peer topology.NodeID, life uint64) *death {
 	return &death{peer, life, d}
 }
 
-// deaths counts those of a list that were some, since the peer is linked in another life, and those that may
-// have been: it has no link.
-func (e *outEdge) deaths(d *death) (sure, maybe uint64) {
-	for ; d != nil; d = d.before {
-		same := func(s *Sender) bool { return s.life == d.life }
-		switch {
-		case slices.ContainsFunc(e.senders, same): // it lives
-		case slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.peer == d.peer }):
-			sure++
-		default:
-			maybe++
-		}
+// deaths drops those from a list that were none, since the peer is linked in that life, and counts those
+// that were some, since it is linked in another, and those that may have been: it has no link.
+func (e *outEdge) deaths(d *death) (rest *death, sure, maybe uint64) {
+	if d == nil {
+		return nil, 0, 0
 	}
-	return sure, maybe
+	rest, sure, maybe = e.deaths(d.before)
+	switch {
+	case slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.life == d.life }):
+		return rest, sure, maybe
+	case slices.ContainsFunc(e.senders, func(s *Sender) bool { return s.peer == d.peer }):
+		sure++
+	default:
+		maybe++
+	}
+	if rest != d.before {
+		d = &death{d.peer, d.life, rest}
+	}
+	return d, sure, maybe
 }
 
 // lane is the quarantine of an edge. The outlet's mu guards it.
@@ -122,15 +130,18 @@ func (o *Outlet) sentence(e *outEdge, now time.Time) {
 		return
 	}
 	due := e.changed.Add(steadyFor)
+	lasts := slices.ContainsFunc(e.senders, func(s *Sender) bool { return now.Sub(s.since) >= steadyMax })
 	l.accused = slices.DeleteFunc(l.accused, func(or orphan) bool {
-		sure, maybe := e.deaths(or.deaths)
+		rest, sure, maybe := e.deaths(or.deaths)
+		known := !now.Before(due) || lasts && !now.Before(or.due)
 		switch {
-		case sure >= e.attempts || sure+maybe >= e.attempts && !now.Before(due):
+		case sure >= e.attempts || sure+maybe >= e.attempts && known:
 			o.cfg.Hooks.sometimes("a record is condemned")
 			or.rec.Attempt = e.attempts + 1
 		case sure+maybe >= e.attempts:
 			return false
 		}
+		or.deaths = rest
 		l.suspects = append(l.suspects, or)
 		return true
 	})
@@ -196,9 +207,11 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 		or.custody = survivor
 	}
 	e := j.s.e
-	sure, maybe := e.deaths(or.deaths)
+	var sure, maybe uint64
+	or.deaths, sure, maybe = e.deaths(or.deaths)
 	switch {
 	case sure+maybe >= e.attempts:
+		or.due = time.Now().Add(steadyMax)
 		e.lane.accused = append(e.lane.accused, *or)
 	case or.custody >= suspect:
 		e.lane.suspects = append(e.lane.suspects, *or)

@@ -439,25 +439,29 @@ func TestTrial(t *testing.T) {
 func TestSentence(t *testing.T) {
 	const waits, goesOn, condemned = "waits", "goes on", "is condemned"
 	link := func(peer topology.NodeID, life uint64) *Sender { return &Sender{peer: peer, life: life} }
+	now := time.Now()
 	for _, c := range []struct {
 		name   string
 		steady time.Duration
+		waited time.Duration
 		links  []*Sender
 		want   string
 	}{
-		{"nobody is linked", time.Hour, nil, waits},
-		{"others are, not for long", time.Second, []*Sender{link("d", 1)}, waits},
-		{"others are", steadyFor, []*Sender{link("d", 1)}, condemned},
-		{"one is back", 0, []*Sender{link("a", 7)}, goesOn},
-		{"all are back", time.Hour, []*Sender{link("c", 9), link("b", 8), link("a", 7)}, goesOn},
-		{"one has begun anew", time.Second, []*Sender{link("a", 71)}, waits},
-		{"all have begun anew", 0, []*Sender{link("a", 71), link("b", 81), link("c", 91)}, condemned},
-		{"one drains, and its next life is there", 0, []*Sender{link("a", 7), link("a", 71), link("b", 81), link("c", 91)}, goesOn},
+		{"nobody is linked", time.Hour, time.Hour, nil, waits},
+		{"others are, not for long", time.Second, 0, []*Sender{link("d", 1)}, waits},
+		{"others are", steadyFor, 0, []*Sender{link("d", 1)}, condemned},
+		{"one flaps", time.Second, steadyMax - 1, []*Sender{link("d", 1)}, waits},
+		{"one flaps for long", time.Second, steadyMax, []*Sender{link("d", 1), {peer: "e", life: 2, since: now}}, condemned},
+		{"all flap for long", time.Second, time.Hour, []*Sender{{peer: "d", life: 1, since: now.Add(1 - steadyMax)}, {peer: "e", life: 2, since: now}}, waits},
+		{"one is back", 0, time.Hour, []*Sender{link("a", 7)}, goesOn},
+		{"all are back", time.Hour, 0, []*Sender{link("c", 9), link("b", 8), link("a", 7)}, goesOn},
+		{"one has begun anew", time.Second, 0, []*Sender{link("a", 71)}, waits},
+		{"all have begun anew", 0, 0, []*Sender{link("a", 71), link("b", 81), link("c", 91)}, condemned},
+		{"one drains, and its next life is there", 0, 0, []*Sender{link("a", 7), link("a", 71), link("b", 81), link("c", 91)}, goesOn},
 	} {
-		now := time.Now()
 		o := &Outlet{rings: now} // its timer is set
 		e := &outEdge{attempts: 3, senders: c.links, changed: now.Add(-c.steady)}
-		or := orphan{custody: alone, deaths: &death{"c", 9, &death{"b", 8, &death{peer: "a", life: 7}}}}
+		or := orphan{custody: alone, due: now.Add(steadyMax - c.waited), deaths: &death{"c", 9, &death{"b", 8, &death{peer: "a", life: 7}}}}
 		or.rec.Attempt = 1
 		e.lane.accused = []orphan{or}
 		o.sentence(e, now)
@@ -468,5 +472,24 @@ func TestSentence(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: it %s, want: it %s", c.name, got, c.want)
 		}
+	}
+}
+
+// Who was linked again in the same life did not die with the record, whatever becomes of it later.
+func TestWhoCameBackIsBlamedNoMore(t *testing.T) {
+	back := &Sender{peer: "c", life: 9}
+	e := &outEdge{attempts: 3, senders: []*Sender{back}}
+	e.lane.accused = []orphan{{custody: alone, deaths: &death{"c", 9, &death{"b", 8, &death{peer: "a", life: 7}}}}}
+	new(Outlet).sentence(e, time.Now())
+	if len(e.lane.suspects) != 1 {
+		t.Fatal("it does not go on")
+	}
+	e.senders = nil // it leaves, in good order, with nothing in hand
+	next := &Sender{o: &Outlet{}, e: e, suspects: 1, peer: "d", life: 10}
+	next.win.next = 1
+	j := next.trial(false)
+	j.judge(&orphan{}, &slot{custody: alone, deaths: e.lane.suspects[0].deaths}, 0)
+	if len(e.lane.accused) > 0 {
+		t.Error("a node that came back, and left, is taken for dead of it")
 	}
 }

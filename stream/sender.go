@@ -59,8 +59,9 @@ type Sender struct {
 	packed       int64    // what was pinned when packing was last tried
 	capacity     uint64   // the most records that the peer's handlers have at once
 	life         uint64   // of the peer's role
-	suspects     int      // on it, not handled
-	reserved     bool     // for the one suspect on it, which is to be alone
+	since        time.Time
+	suspects     int  // on it, not handled
+	reserved     bool // for the one suspect on it, which is to be alone
 	draining     bool
 
 	ended bool // by the peer, which therefore lives; set before Serve returns
@@ -226,7 +227,8 @@ func (o *Outlet) connect(s *Sender, attempts uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s.watch(EventOpen, 0, s.limit)
-	s.e.senders, s.e.changed, s.e.attempts = append(s.e.senders, s), time.Now(), attempts
+	s.since = time.Now()
+	s.e.senders, s.e.changed, s.e.attempts = append(s.e.senders, s), s.since, attempts
 	for source := range s.e.marks {
 		s.mark(source)
 	}
