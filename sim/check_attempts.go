@@ -2,6 +2,7 @@ package sim
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	"weir/topology"
@@ -12,6 +13,7 @@ type attemptRules struct {
 	c      *check
 	struck map[uint64]uint64 // by record: nodes that it ended since another fault, or its tap's start
 	dying  topology.NodeID   // who was struck last
+	busy   int               // busy faults: who was asked to try a record later has not died of it, and acquits it
 }
 
 func newAttemptRules(c *check) *attemptRules {
@@ -30,13 +32,18 @@ func (r *attemptRules) see(e *Event) {
 	case EventStruck:
 		// The first death makes it a suspect, at the second there may have been others beside it; as many
 		// as there are attempts are its own.
-		r.dying = e.Node
+		if r.dying = e.Node; r.busy > 0 {
+			return
+		}
 		if r.struck[e.Record]++; most > 0 && r.struck[e.Record] > most+2 {
 			r.c.violated("F24", e.At, aboutRecord(e.Record), "record %s has ended %d nodes", recordName(e.Record), r.struck[e.Record])
 		}
 	case EventOpened: // who reads on counts anew
 		maps.DeleteFunc(r.struck, func(record, _ uint64) bool { return record>>recordBits == e.Record>>recordBits })
-	case EventFaultBegin, EventFrozen, EventKilled, EventStopped: // who counts its attempts may be gone by it
+	case EventFaultBegin, EventFaultEnd, EventFrozen, EventKilled, EventStopped: // who counts its attempts may be gone by it
+		if strings.HasPrefix(e.Text, string(verbBusy)) {
+			r.busy += map[EventKind]int{EventFaultBegin: 1, EventFaultEnd: -1}[e.Kind]
+		}
 		if e.Kind != EventKilled || e.Node != r.dying {
 			clear(r.struck)
 		}

@@ -77,6 +77,14 @@ func TestRulesOfAttempts(t *testing.T) {
 		{"a killer ends six nodes, another tap reads on", []any{
 			read(3), struck(3), struck(3), struck(3), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, read(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3),
 		}, nil},
+		{"a killer ends six nodes, while one is busy", []any{
+			read(3), Event{Kind: EventFaultBegin, Node: workNode, Text: "busy work for 9s"}, struck(3), struck(3), struck(3), struck(3), struck(3), struck(3),
+			Event{Kind: EventFaultEnd, Node: workNode, Text: "busy work for 9s"}, letter(3, 4), acked(3),
+		}, nil},
+		{"a killer ends six nodes after one was busy", []any{
+			read(3), Event{Kind: EventFaultBegin, Node: workNode, Text: "busy work for 9s"}, Event{Kind: EventFaultEnd, Node: workNode, Text: "busy work for 9s"},
+			struck(3), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3),
+		}, []string{"F24"}},
 		{"a killer ends six nodes, another one dies", []any{
 			read(3), struck(3), struck(3), struck(3), Event{Kind: EventKilled, Node: sinkNode}, Event{Kind: EventStarted, Node: sinkNode},
 			struck(3), struck(3), struck(3), letter(3, 4), acked(3),
