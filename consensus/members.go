@@ -235,7 +235,7 @@ func (c *Consensus) serveRaft(ctx context.Context, from topology.NodeID, in requ
 	if v == nil {
 		return response{Err: errNoVote.Error()}
 	}
-	return v.trans.serve(v.forgive(v.anonymous(in)), data)
+	return v.serve(in, data)
 }
 
 // standFor starts raft here because a voter asks for it.

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,37 @@ func TestWhoLosesItsVoteStillHelpsTheOthers(t *testing.T) {
 		}
 		if !gone.vote().votes() || !next.State().Votes(gone.node.ID) {
 			t.Errorf("it has no vote, of %v", next.State().Voters)
+		}
+	})
+}
+
+// A leader must not count it for an entry that it forgives others to lack.
+func TestWhoLosesItsVoteDoesNotSaySo(t *testing.T) {
+	bubble(t, func(t *testing.T, net *fabric) {
+		ms := net.cluster(3, 3)
+		lead, gone := ms[0].vote(), ms[1]
+		for _, m := range []*member{ms[0], ms[2]} {
+			net.sever(gone, m, true)
+		}
+		f := lead.raft.GetConfiguration()
+		if err := f.Error(); err != nil {
+			t.Fatal(err)
+		}
+		rest := slices.DeleteFunc(slices.Clone(f.Configuration().Servers), func(s raft.Server) bool { return s.ID == gone.vote().id })
+		last, term := lead.raft.LastIndex(), lead.raft.CurrentTerm()
+		call := func() response {
+			return gone.serveRaft(gone.ctx, ms[0].node.ID, request{To: gone.vote().id, Append: &raft.AppendEntriesRequest{
+				RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(lead.id), Addr: []byte(lead.id)},
+				Term:      term, PrevLogEntry: last, PrevLogTerm: term,
+				Entries: []*raft.Log{{Index: last + 1, Term: term, Type: raft.LogConfiguration,
+					Data: raft.EncodeConfiguration(raft.Configuration{Servers: rest})}},
+			}}, nil)
+		}
+		if out := call(); out.Err == "" || gone.vote().votes() {
+			t.Errorf("it says %+v, and has a vote: %v", out.Append, gone.vote().votes())
+		}
+		if out := call(); out.Err != "" || !out.Append.Success { // as who learns would
+			t.Errorf("asked again: %s, %+v", out.Err, out.Append)
 		}
 	})
 }
