@@ -63,13 +63,13 @@ func Verdict(resp *http.Response, start []byte, now time.Time) error {
 	switch status := resp.StatusCode; {
 	case status >= 200 && status < 300:
 		return nil
-	case status < 400:
+	case status >= 300 && status < 400:
 		return &stream.ConfigError{Err: fmt.Errorf("%s: a redirect is not followed: name the address that it leads to", resp.Status)}
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
 		return stream.Retry(after, err)
 	case refused:
 		return stream.Retry(max(after, refusedPause), err)
-	case status < 500:
+	case status >= 400 && status < 500:
 		return stream.Poison(err)
 	}
 	return err

@@ -24,6 +24,9 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%d: %v (%d), after %v; want %d", status, err, stream.ExitCode(err), after, want)
 		}
 	}
+	if err := Verdict(&http.Response{StatusCode: 101}, nil, now); err == nil || stream.ExitCode(err) != 0 {
+		t.Errorf("101: %v (%d), want an attempt", err, stream.ExitCode(err))
+	}
 	err := Verdict(&http.Response{StatusCode: 404, Status: "404 Not Found"}, []byte("<html>\n  why"), now)
 	if after, _ := stream.RetryAfter(err); after != refusedPause || err.Error() != "404 Not Found (is the url right?): <html> why" {
 		t.Errorf("%v, after %v", err, after)
