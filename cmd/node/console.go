@@ -81,6 +81,17 @@ func (c *console) draw() {
 	}
 }
 
+// printable is text with all but tabs and ends of lines that cannot be printed replaced: what a program or an
+// endpoint said must not tell a terminal what to do.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) || r == '\t' || r == '\n' {
+			return r
+		}
+		return '?'
+	}, text)
+}
+
 // cut is the first n characters of text.
 func cut(text string, n int) string {
 	if r := []rune(text); len(r) > n {

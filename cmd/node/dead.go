@@ -298,12 +298,7 @@ func oneLine(text string, most int) string {
 	if len(line) > most {
 		line = append(line[:most-1], '…')
 	}
-	for i, r := range line {
-		if !strconv.IsPrint(r) {
-			line[i] = '?'
-		}
-	}
-	return string(line)
+	return printable(string(line))
 }
 
 // writeLetter shows one letter to a person.
@@ -339,14 +334,7 @@ func writeLetter(w io.Writer, l api.Letter) error {
 func indented(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(strings.TrimRight(text, "\n")) {
-		b.WriteString("  ")
-		for _, r := range strings.TrimRight(line, "\r\n") {
-			if !strconv.IsPrint(r) && r != '\t' {
-				r = '?'
-			}
-			b.WriteRune(r)
-		}
-		b.WriteByte('\n')
+		b.WriteString("  " + printable(strings.TrimRight(line, "\r\n")) + "\n")
 	}
 	return b.String()
 }

@@ -204,7 +204,7 @@ func (p *logPrinter) print(l api.LogLine) error {
 		_, err := fmt.Fprintf(p.w, "%s of %s are missing here\n", plural(uint64(l.Missed), "line"), l.Node)
 		return err
 	}
-	_, err := fmt.Fprintf(p.w, "%s %s %-4s %s\n", clock(l.Time), l.Node, l.Level, strings.ReplaceAll(l.Text, "\n", " "))
+	_, err := fmt.Fprintf(p.w, "%s %s %-4s %s\n", clock(l.Time), l.Node, l.Level, printable(strings.ReplaceAll(l.Text, "\n", " ")))
 	return err
 }
 

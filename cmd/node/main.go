@@ -57,7 +57,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	case failure.Err != nil:
 		for _, err := range parts(failure.Err) {
-			fmt.Fprintf(stderr, "weir: %v\n", err)
+			fmt.Fprintf(stderr, "weir: %s\n", printable(err.Error()))
 		}
 	}
 	return failure.Code

@@ -25,8 +25,8 @@ func newPut() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put PIPELINE[/ROLE] [FILE...]",
 		Short: "Bring lines into a pipeline, and wait until all have arrived",
-		Long: `put reads files, or stdin, and brings their lines into a pipeline of which a role has tap: put. Any node
-takes them; put reads as fast as the pipeline takes records, and waits where it is paused or a role
+		Long: `put reads files, or stdin, which is - among them, and brings their lines into a pipeline of which a role has
+tap: put. Any node takes them; put reads as fast as the pipeline takes records, and waits where it is paused or a role
 has no node. It exits 0 when all that came of every line is at its end; 65 where some are dead letters,
 or a line is longer than record-max. Where put ends early it says how many lines have arrived: what was
 under way besides may have, too.
@@ -55,12 +55,16 @@ The first Ctrl-C ends the input and waits for what is under way, the second ends
 	return cmd
 }
 
-// openAll opens the files; none: stdin.
+// openAll opens the files; none, or one called -: stdin.
 func openAll(paths []string) (files []*os.File, err error) {
 	if len(paths) == 0 {
 		return []*os.File{os.Stdin}, nil
 	}
 	for _, path := range paths {
+		if path == "-" {
+			files = append(files, os.Stdin)
+			continue
+		}
 		f, err := os.Open(path)
 		if err == nil {
 			if info, stat := f.Stat(); stat == nil && info.IsDir() {

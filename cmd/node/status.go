@@ -205,7 +205,7 @@ func writePipelines(b *strings.Builder, ps []api.Pipeline) {
 	t.writeTo(b, "")
 	for _, p := range ps {
 		if p.Reason != "" {
-			fmt.Fprintf(b, "%s %s: %s\n", p.Name, p.State, p.Reason)
+			fmt.Fprintf(b, "%s %s: %s\n", p.Name, p.State, printable(p.Reason))
 		}
 		if p.State == "failed" {
 			fmt.Fprintf(b, "%s: when that is mended, weir apply FILE starts it again; its taps read from the start\n", p.Name)
