@@ -233,9 +233,9 @@ func (d *dataDir) disk(what string, err error) error {
 	return &DirError{d.path, fmt.Errorf("%s: %w: a node must be able to write there", what, err), 74}
 }
 
-// remedy is what to do about a directory that cannot be read.
+// remedy is what to do about a directory that cannot be read. The letters are still good.
 func (d *dataDir) remedy() string {
-	return "remove " + d.path + ", and the node starts anew under another name"
+	return "remove all in " + d.path + " but dead.db, the dead letters, and the node starts anew under another name"
 }
 
 // read reads node.json: known is false where there is none.

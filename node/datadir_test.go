@@ -118,29 +118,29 @@ func TestDataDirRefused(t *testing.T) {
 		}, 78, "data dir DIR: it was written by a newer weir: its format is 9, this one reads 1"},
 		{"a bit of the identity", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/node.json", func(b []byte) []byte { return bytes.Replace(b, []byte(`"boot":1`), []byte(`"boot":3`), 1) })
-		}, 74, "data dir DIR: node.json is damaged: remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: node.json is damaged: remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"half an identity", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/node.json", func(b []byte) []byte { return b[:len(b)/2] })
-		}, 74, "data dir DIR: node.json is damaged: remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: node.json is damaged: remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"an empty identity", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/node.json", func(b []byte) []byte { return nil })
-		}, 74, "data dir DIR: node.json is damaged: remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: node.json is damaged: remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"no identity", func(t *testing.T, dir string, _ *Config) {
 			if err := os.Remove(dir + "/node.json"); err != nil {
 				t.Fatal(err)
 			}
-		}, 74, "data dir DIR: node.json, which says whose log this is, is missing: put it back, or remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: node.json, which says whose log this is, is missing: put it back, or remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"no log", func(t *testing.T, dir string, _ *Config) {
 			if err := os.Remove(dir + "/log"); err != nil {
 				t.Fatal(err)
 			}
-		}, 74, "data dir DIR: log, which the node must not forget, is missing: put it back, or remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: log, which the node must not forget, is missing: put it back, or remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"a torn log", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/log", func(b []byte) []byte { return b[:5000] })
-		}, 74, "data dir DIR: log store DIR/log: the file is damaged: it has 5000 of 20480 bytes: remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: log store DIR/log: the file is damaged: it has 5000 of 20480 bytes: remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"a log that is none", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/log", func(b []byte) []byte { return bytes.Repeat([]byte("x"), 1<<16) })
-		}, 74, "data dir DIR: log store DIR/log: the file is damaged: one of its first pages does not fit its checksum: remove DIR, and the node starts anew under another name"},
+		}, 74, "data dir DIR: log store DIR/log: the file is damaged: one of its first pages does not fit its checksum: remove all in DIR but dead.db, the dead letters, and the node starts anew under another name"},
 		{"torn letters", func(t *testing.T, dir string, _ *Config) {
 			edit(t, dir+"/dead.db", func(b []byte) []byte { return b[:5000] })
 		}, 74, "data dir DIR: dead.db, which holds dead letters: the file is damaged: "},
