@@ -92,6 +92,7 @@ func TestTapLeaves(t *testing.T) {
 
 // A6: a paused role takes nothing, whoever leads; what is before it waits within its windows.
 func TestPauseOutlivesTheLeader(t *testing.T) {
+	long(t)
 	inLab(t, "tap -> a -> sink", func(l *lab) {
 		const n = 30_000
 		sink := newArrivals()

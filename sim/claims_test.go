@@ -116,6 +116,7 @@ const marksKnown = 2 * time.Second
 // A tap whose node is killed and starts again goes on from its mark, in the same numbering: what was
 // un-acked comes again, and the sink drops it.
 func TestKilledTapGoesOn(t *testing.T) {
+	long(t)
 	inLab(t, "tap -> a -> sink", func(l *lab) {
 		l.disks = t.TempDir()
 		const n = 15_000
@@ -360,6 +361,7 @@ func TestPartitionsThatTheFirstNamed(t *testing.T) {
 
 // Without a leader a node stops reading what another could have by then, and nothing else.
 func TestLease(t *testing.T) {
+	long(t)
 	for _, tt := range []struct {
 		name   string
 		taps   []string

@@ -261,3 +261,11 @@ func (s *arrivals) check(t *testing.T, n int, twice bool) {
 func finished(st api.Status) bool {
 	return len(st.Pipelines) == 1 && st.Pipelines[0].State == "finished"
 }
+
+// long skips a test of many runs, or a long one, where time is short, as under the race detector: it takes ten
+// times as long.
+func long(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}

@@ -8,6 +8,7 @@ import (
 // A6: the sink is paused 3 s and takes nothing meanwhile, the taps stop within a window, nothing is
 // lost; what is asked while nobody leads is done by who leads next.
 func TestPause(t *testing.T) {
+	long(t)
 	t.Parallel()
 	text, err := FindBuiltin("pause")
 	if err != nil {

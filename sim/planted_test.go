@@ -35,6 +35,7 @@ var planted = []struct {
 const plantedSeeds = 200
 
 func TestPlanted(t *testing.T) {
+	long(t)
 	for _, p := range planted {
 		t.Run(string(p.bug), func(t *testing.T) {
 			s := plantedScenario(t, p.scenario)
@@ -53,6 +54,7 @@ func TestPlanted(t *testing.T) {
 
 // The same runs without a bug keep all promises: what the checker says there is of the bug.
 func TestNothingPlanted(t *testing.T) {
+	long(t)
 	for _, p := range planted {
 		t.Run(p.rule+" "+string(p.bug), func(t *testing.T) {
 			s := plantedScenario(t, p.scenario)

@@ -24,6 +24,7 @@ var regressions = []struct {
 }
 
 func TestRegressions(t *testing.T) {
+	long(t)
 	for _, r := range regressions {
 		t.Run(r.test, func(t *testing.T) {
 			text := r.text
@@ -47,6 +48,7 @@ func TestRegressions(t *testing.T) {
 // the dead one: a worker that crashes all the time and comes back under another name costs its peers
 // little. Each try was a handshake of some twenty packets.
 func TestCrashLoopIsCheap(t *testing.T) {
+	long(t)
 	s, err := ParseScenario("crash loop", "length 15s\nrate 20\nrole work nodes 3\nbare 3\nevery 400ms from 5s until 12s restart work-1", Shape{})
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +87,7 @@ func TestRestartKeepsTheName(t *testing.T) {
 
 // A worker that joins while nobody leads works once somebody does, and records flow meanwhile (A8).
 func TestJoinWithoutLeader(t *testing.T) {
+	long(t)
 	text, err := FindBuiltin("join-without-leader")
 	if err != nil {
 		t.Fatal(err)

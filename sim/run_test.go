@@ -104,6 +104,7 @@ at 20s kill work-4
 
 // Without virtual time the same works, and takes its time.
 func TestRealtime(t *testing.T) {
+	long(t)
 	t.Parallel()
 	s := parsed(t, "short", "nodes 5\nrate 200\nlength 3s\nat 2s kill leader for 500ms", Shape{})
 	r := Run(Config{Scenario: s, Seed: 1, Realtime: true})
@@ -129,6 +130,7 @@ func TestNobodyLeft(t *testing.T) {
 // Two runs of one seed have the same faults at the same times, and the same verdict; another
 // seed has others.
 func TestDifference(t *testing.T) {
+	long(t)
 	t.Parallel()
 	run := func(seed uint64) *Result {
 		text, err := Chaos(LevelLow, seed)
@@ -148,6 +150,7 @@ func TestDifference(t *testing.T) {
 
 // Chaos from some seeds; `weir sim --seeds` runs more. Seeds that once failed stay here.
 func TestChaosHolds(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, c := range []struct {
 		level Level

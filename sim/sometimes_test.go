@@ -57,6 +57,7 @@ func TestUnreached(t *testing.T) {
 
 // Scenarios made for a branch reach it, whatever chance does.
 func TestScenariosReachTheirBranches(t *testing.T) {
+	long(t)
 	for name, wanted := range map[string][]string{
 		"full-windows":      {"a window has no room for another chunk", "chunks are packed"},
 		"f14-disk-full":     {"a sink waits for its store"},
