@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/redis/rueidis"
 
 	"weir/node/api"
 	"weir/node/servertest"
@@ -170,16 +169,7 @@ func countPostgres(t *testing.T, url string) (lines, different int) {
 
 func countRedis(t *testing.T, url string) (lines, different int) {
 	t.Helper()
-	opt, err := rueidis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opt.ForceSingleClient, opt.DisableCache = true, true
-	c, err := rueidis.NewClient(opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := servertest.RedisClient(t, url)
 	got, err := c.Do(t.Context(), c.B().Xrange().Key("lines").Start("-").End("+").Build()).AsXRange()
 	if err != nil {
 		t.Fatal(err)
