@@ -17,6 +17,10 @@ const (
 	// storeWait is how long a write may take: far more than a busy disk needs. A leader whose disk
 	// hangs leads on and commits nothing, so it must end (FAULTS T7).
 	storeWait = 5 * time.Second
+	// storeStep is by what storeWait is counted, not by one timer: a process that stood still in a
+	// write (SIGSTOP, a paused machine) finds its timer due when it goes on, and the disk may be well.
+	// However long it stood, that is one step.
+	storeStep = time.Second
 	// storeVersion is that of the file's format.
 	storeVersion = 1
 )
@@ -122,14 +126,25 @@ func (s *Store) update(what string, f func(*bbolt.Tx) error) error {
 	if err := s.Err(); err != nil {
 		return err
 	}
-	watch := time.AfterFunc(storeWait, func() {
-		_ = s.fail(what, fmt.Errorf("the disk does not answer within %v", storeWait))
-	})
-	defer watch.Stop()
+	done := make(chan struct{})
+	defer close(done)
+	go s.watch(what, done)
 	if err := s.db.Update(f); err != nil {
 		return s.fail(what, err)
 	}
 	return s.Err()
+}
+
+// watch fails the store unless done is closed in time.
+func (s *Store) watch(what string, done <-chan struct{}) {
+	for range storeWait / storeStep {
+		select {
+		case <-done:
+			return
+		case <-time.After(storeStep):
+		}
+	}
+	_ = s.fail(what, fmt.Errorf("the disk does not answer within %v", storeWait))
 }
 
 // view reads.

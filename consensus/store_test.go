@@ -1,10 +1,13 @@
 package consensus
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -300,6 +303,57 @@ func TestStoreHangs(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A process that stands still in a write for longer than a disk may take writes on.
+func TestStoreFrozen(t *testing.T) {
+	if path := os.Getenv("WEIR_TEST_FROZEN"); path != "" { // this is the process
+		if err := openTest(t, path).update("test", func(*bbolt.Tx) error {
+			fmt.Println("in")
+			_, err := os.Stdin.Read(make([]byte, 1))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if testing.Short() {
+		t.Skip("it takes 6 s")
+	}
+	t.Parallel()
+	child := exec.Command(os.Args[0], "-test.run", "^TestStoreFrozen$")
+	child.Env = append(os.Environ(), "WEIR_TEST_FROZEN="+filepath.Join(t.TempDir(), "log"))
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = child.Process.Kill(), child.Wait() })
+	said := bufio.NewReader(out)
+	if line, err := said.ReadString('\n'); line != "in\n" {
+		t.Fatalf("it says %q, %v", line, err)
+	}
+	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(storeWait + time.Second)
+	if err := child.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // for a timer that is due to fire before the write ends
+	if _, err := in.Write([]byte{'\n'}); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(said)
+	if err := child.Wait(); err != nil {
+		t.Errorf("%v: %s", err, rest)
+	}
 }
 
 // BenchmarkOpen is what a restart costs a simulated node, and a real one at its start.
