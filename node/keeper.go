@@ -32,6 +32,7 @@ type keeper struct {
 	epoch  atomic.Uint64                     // of the State that follow has followed
 	claims atomic.Pointer[map[uint64]uint64] // the numbers of the claims that the State has, by source
 	retire chan roleKey                      // run drains the links that start at the role
+	unfed  chan struct{}                     // a flag: a link to a role here has ended
 
 	mu      sync.Mutex
 	roles   map[roleKey]*roleRun // those that ended too, to be counted
@@ -51,7 +52,7 @@ type roleKey struct{ pipeline, role string }
 
 func newKeeper(n *Node) *keeper {
 	return &keeper{
-		n: n, retire: make(chan roleKey), roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
+		n: n, retire: make(chan roleKey), unfed: make(chan struct{}, 1), roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
 		links: make(map[topology.Link]*linkRun), beats: make(map[topology.NodeID]context.CancelFunc),
 		idle: make(map[roleKey]string),
 	}
@@ -67,6 +68,7 @@ func (k *keeper) run(ctx context.Context) error {
 		k.follow(ctx, k.n.consensus.State())
 		select {
 		case <-changed:
+		case <-k.unfed:
 		case key := <-k.retire:
 			k.layout.Links = slices.DeleteFunc(k.layout.Links, func(l topology.Link) bool {
 				gone := l.From == k.n.self.ID && l.Pipeline == key.pipeline && l.Edge.From == key.role
@@ -104,11 +106,15 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
 	open, drain := topology.Diff(k.layout, layout)
 	k.n.cfg.Hooks.layout(s.Epoch, layout)
-	if k.n.draining.Load() { // who left the roster may be draining too: what came from there goes back there
-		layout.Links = slices.Concat(layout.Links, drain)
-		slices.SortFunc(layout.Links, topology.Link.Compare)
-		drain = nil
-	}
+	drain = slices.DeleteFunc(drain, func(l topology.Link) bool {
+		_, in := s.Node(l.To)
+		stays := k.n.draining.Load() || !in && k.owes(l)
+		if stays {
+			layout.Links = append(layout.Links, l)
+		}
+		return stays
+	})
+	slices.SortFunc(layout.Links, topology.Link.Compare)
 	k.layout = layout
 	for _, l := range drain {
 		if lr := k.links[l]; lr != nil {
@@ -268,34 +274,67 @@ func (k *keeper) stopReading() {
 	k.n.injections.stop()
 }
 
-// fed reports whether another node sends to this one.
-func (k *keeper) fed() bool {
-	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool { return rr.inlet != nil && rr.inlet.Fed(k.n.self.ID) })
+// owes reports whether the node that a link goes to sends to the role that it starts at: who left
+// the roster waits for what comes of that.
+func (k *keeper) owes(l topology.Link) bool {
+	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
+	return rr != nil && rr.fedBy(func(id topology.NodeID) bool { return id == l.To })
 }
 
-// drained waits until no other node sends to this one and nothing that went out is un-acked. Out of
-// the roster, it drains the links of each role that is done and gets nothing more: the node there
-// may be leaving as well, and waits for that.
-func (k *keeper) drained(ctx context.Context) {
-	tick := time.NewTicker(drainEvery)
-	defer tick.Stop()
-	for k.fed() || k.n.injections.busy() || slices.ContainsFunc(k.all(), (*roleRun).busy) {
-		_, in := k.n.consensus.State().Node(k.n.self.ID)
+// fed reports whether another node sends to this one.
+func (k *keeper) fed() bool {
+	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool { return rr.fedBy(func(id topology.NodeID) bool { return id != k.n.self.ID }) })
+}
+
+// acked waits until all that was read here is acked, in the roster still: it may come back to a
+// role of this node.
+func (k *keeper) acked(ctx context.Context) error {
+	reads := func(rr *roleRun) bool { return rr.inlet == nil && rr.busy() }
+	for k.n.injections.busy() || slices.ContainsFunc(k.all(), reads) {
+		if err := sleep(ctx, drainEvery); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drained leaves the roster and waits until no other node sends to this one. It drains the links
+// of each role that is done and gets nothing more: the node there may be leaving as well, and waits
+// for that. What is here then was read elsewhere: where it cannot go on, it goes back with us.
+func (k *keeper) drained(ctx context.Context) error {
+	for k.fed() {
+		if err := k.n.withdraw(ctx); err != nil {
+			return err
+		}
 		for _, rr := range k.all() {
-			if in || rr.busy() || rr.inlet != nil && rr.inlet.Fed("") {
+			if rr.inlet != nil && rr.outlet != nil && rr.outlet.Stranded() && rr.ctx.Err() == nil {
+				k.n.log.Warn("leave with records that nobody takes: they go back", "pipeline", rr.key.pipeline, "role", rr.key.role)
+				return nil
+			}
+			if rr.busy() || rr.fedBy(func(topology.NodeID) bool { return true }) {
 				continue
 			}
 			select {
 			case k.retire <- rr.key:
-			case <-ctx.Done(): // which is told below
+			case <-ctx.Done(): // see below
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			k.n.log.Warn("leave with records in flight", "err", context.Cause(ctx))
-			return
+		if err := sleep(ctx, drainEvery); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// sleep waits for d, or for the end of ctx, which is an error.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -324,6 +363,10 @@ func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
 		beats.Go(func() { k.n.beatOn(serving, p.ID) }) // ended by done
 	}
 	err = rr.inlet.Serve(ctx, l, p.ID)
+	select {
+	case k.unfed <- struct{}{}:
+	default:
+	}
 	done()
 	beats.Wait()
 	k.n.log.Debug("link ended", "peer", p.ID, "role", l.To, "err", err)
