@@ -36,8 +36,10 @@ type child struct {
 	cost     int       // of sent
 	said     errLines  // stderr, of the oldest record
 	timer    *time.Timer
-	emitting bool // an output waits for credit: the process is not to blame for that
-	closing  bool // the timer is for the process to end, not for an answer
+	limit    time.Duration // that it was set to
+	due      time.Time     // when it should be up
+	emitting bool          // an output waits for credit: the process is not to blame for that
+	closing  bool          // the timer is for the process to end, not for an answer
 }
 
 func newChild(s *resident) *child {
@@ -168,9 +170,19 @@ func (c *child) heard() errLines {
 // wait gives the process so long, anew; under mu.
 func (c *child) wait(limit time.Duration) {
 	if !c.closing {
-		c.timer.Reset(limit)
+		c.set(limit)
 	}
 }
+
+// set has the timer be up in so long; under mu.
+func (c *child) set(limit time.Duration) {
+	c.limit, c.due = limit, time.Now().Add(limit)
+	c.timer.Reset(limit)
+}
+
+// stoodStill is how late a timer is up, at least, where this process or its machine was stopped: the
+// program may have been as well, and its time begins again.
+const stoodStill = time.Second
 
 // never is a time that no process lives to see.
 const never = time.Duration(1<<63 - 1)
@@ -188,7 +200,7 @@ func (c *child) close() {
 	defer c.mu.Unlock()
 	if !c.closing {
 		c.closing = true
-		c.timer.Reset(c.s.grace)
+		c.set(c.s.grace)
 	}
 }
 
@@ -197,10 +209,12 @@ func (c *child) late() {
 	c.mu.Lock()
 	var err error
 	switch {
+	case time.Since(c.due) >= stoodStill:
+		c.set(c.limit)
 	case c.closing:
 		err = fmt.Errorf("%s: closed its output, and was killed as it did not end", c.s.name)
 	case c.emitting:
-		c.timer.Reset(c.s.deadline)
+		c.set(c.s.deadline)
 	default:
 		err = c.d.late()
 	}

@@ -222,7 +222,7 @@ func (d *lineChild) late() error {
 		return nil
 	case unread && left > 0, d.unread && !unread: // or it may have read just now
 		d.unread = unread
-		d.timer.Reset(d.l.probe)
+		d.set(d.l.probe)
 		return nil
 	case unread:
 		return &stream.ConfigError{Err: fmt.Errorf("%s has not read a line for %v: raise deadline if it is slow to start", d.l.name, d.l.deadline)}
