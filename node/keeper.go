@@ -20,8 +20,6 @@ import (
 const (
 	// catchUp is how long a link waits for its receiver to reach the sender's epoch (DESIGN 6).
 	catchUp = 2 * time.Second
-	// drainEvery is how often a node that leaves looks whether it may go.
-	drainEvery = 20 * time.Millisecond
 )
 
 // keeper keeps what runs on this node as the State has it: the roles of pipelines that this
@@ -32,7 +30,6 @@ type keeper struct {
 	epoch  atomic.Uint64                     // of the State that follow has followed
 	claims atomic.Pointer[map[uint64]uint64] // the numbers of the claims that the State has, by source
 	retire chan roleKey                      // run drains the links that start at the role
-	unfed  chan struct{}                     // a flag: a link to a role here has ended
 
 	mu      sync.Mutex
 	roles   map[roleKey]*roleRun // those that ended too, to be counted
@@ -52,7 +49,7 @@ type roleKey struct{ pipeline, role string }
 
 func newKeeper(n *Node) *keeper {
 	return &keeper{
-		n: n, retire: make(chan roleKey), unfed: make(chan struct{}, 1), roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
+		n: n, retire: make(chan roleKey), roles: make(map[roleKey]*roleRun), changed: make(chan struct{}),
 		links: make(map[topology.Link]*linkRun), beats: make(map[topology.NodeID]context.CancelFunc),
 		idle: make(map[roleKey]string),
 	}
@@ -68,7 +65,6 @@ func (k *keeper) run(ctx context.Context) error {
 		k.follow(ctx, k.n.consensus.State())
 		select {
 		case <-changed:
-		case <-k.unfed:
 		case key := <-k.retire:
 			k.layout.Links = slices.DeleteFunc(k.layout.Links, func(l topology.Link) bool {
 				gone := l.From == k.n.self.ID && l.Pipeline == key.pipeline && l.Edge.From == key.role
@@ -106,15 +102,11 @@ func (k *keeper) follow(ctx context.Context, s *consensus.State) {
 	layout := topology.ComputeFor(live, s.Roster, k.n.self.ID)
 	open, drain := topology.Diff(k.layout, layout)
 	k.n.cfg.Hooks.layout(s.Epoch, layout)
-	drain = slices.DeleteFunc(drain, func(l topology.Link) bool {
-		_, in := s.Node(l.To)
-		stays := k.n.draining.Load() || !in && k.owes(l)
-		if stays {
-			layout.Links = append(layout.Links, l)
-		}
-		return stays
-	})
-	slices.SortFunc(layout.Links, topology.Link.Compare)
+	if k.n.draining.Load() { // who left the roster may be draining too: what came from there goes back there
+		layout.Links = slices.Concat(layout.Links, drain)
+		slices.SortFunc(layout.Links, topology.Link.Compare)
+		drain = nil
+	}
 	k.layout = layout
 	for _, l := range drain {
 		if lr := k.links[l]; lr != nil {
@@ -169,6 +161,9 @@ func (k *keeper) start(ctx context.Context, p consensus.Pipeline, r topology.Rol
 	close(k.changed)
 	k.changed = make(chan struct{})
 	k.mu.Unlock()
+	if k.n.draining.Load() { // who leaves has told all others already
+		rr.stopReading()
+	}
 	k.n.log.Info("role runs", "pipeline", p.Name, "role", r.Name)
 }
 
@@ -274,70 +269,6 @@ func (k *keeper) stopReading() {
 	k.n.injections.stop()
 }
 
-// owes reports whether the node that a link goes to sends to the role that it starts at: who left
-// the roster waits for what comes of that.
-func (k *keeper) owes(l topology.Link) bool {
-	rr := k.get(roleKey{l.Pipeline, l.Edge.From})
-	return rr != nil && rr.fedBy(func(id topology.NodeID) bool { return id == l.To })
-}
-
-// fed reports whether another node sends to this one.
-func (k *keeper) fed() bool {
-	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool { return rr.fedBy(func(id topology.NodeID) bool { return id != k.n.self.ID }) })
-}
-
-// acked waits until all that was read here is acked, in the roster still: it may come back to a
-// role of this node.
-func (k *keeper) acked(ctx context.Context) error {
-	reads := func(rr *roleRun) bool { return rr.inlet == nil && rr.busy() }
-	for k.n.injections.busy() || slices.ContainsFunc(k.all(), reads) {
-		if err := sleep(ctx, drainEvery); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// drained leaves the roster and waits until no other node sends to this one. It drains the links
-// of each role that is done and gets nothing more: the node there may be leaving as well, and waits
-// for that. What is here then was read elsewhere: where it cannot go on, it goes back with us.
-func (k *keeper) drained(ctx context.Context) error {
-	for k.fed() {
-		if err := k.n.withdraw(ctx); err != nil {
-			return err
-		}
-		for _, rr := range k.all() {
-			if rr.inlet != nil && rr.outlet != nil && rr.outlet.Stranded() && rr.ctx.Err() == nil {
-				k.n.log.Warn("leave with records that nobody takes: they go back", "pipeline", rr.key.pipeline, "role", rr.key.role)
-				return nil
-			}
-			if rr.busy() || rr.fedBy(func(topology.NodeID) bool { return true }) {
-				continue
-			}
-			select {
-			case k.retire <- rr.key:
-			case <-ctx.Done(): // see below
-			}
-		}
-		if err := sleep(ctx, drainEvery); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sleep waits for d, or for the end of ctx, which is an error.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // handleLink takes a link that a peer opened, if this node's State has it, in time.
 func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
 	l, err := stream.Accept(c)
@@ -363,10 +294,6 @@ func (k *keeper) handleLink(ctx context.Context, p mux.Peer, c net.Conn) {
 		beats.Go(func() { k.n.beatOn(serving, p.ID) }) // ended by done
 	}
 	err = rr.inlet.Serve(ctx, l, p.ID)
-	select {
-	case k.unfed <- struct{}{}:
-	default:
-	}
 	done()
 	beats.Wait()
 	k.n.log.Debug("link ended", "peer", p.ID, "role", l.To, "err", err)

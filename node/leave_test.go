@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -9,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"weir/consensus"
 	"weir/node/api"
+	"weir/stream"
 	"weir/topology"
 )
 
@@ -48,24 +51,64 @@ func TestNeighboursLeaveTogether(t *testing.T) {
 	}
 }
 
-// leaves starts two nodes with these roles of tap -> a -> b -> sink and lets the first leave while records are on
-// their way, and the second as well if both are to.
-func leaves(t *testing.T, first, second string, both bool) {
-	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "sink": topology.KindSink}
-	c := newCluster(t, "tap -> a -> b -> sink", kinds)
-	sink := newCollect()
-	var count atomic.Int64
+// A node leaves by itself though what it sent comes back to it by a node that stays, or leaves as well: when all is
+// acked, where it need not go before, else when nothing was for drainQuiet.
+func TestLeaveOfBothEnds(t *testing.T) {
+	t.Parallel()
+	const stays = -1
+	for _, c := range []struct {
+		first, second string // roles of two nodes
+		after         time.Duration
+		limit         time.Duration
+	}{
+		{"tap sink", "a b c", stays, drainQuiet},
+		{"tap sink", "a b c", 0, drainQuiet},
+		{"tap sink", "a b c", 100 * time.Millisecond, drainQuiet},
+		{"a b c", "tap sink", 100 * time.Millisecond, drainQuiet},
+		{"sink", "tap a b c", 100 * time.Millisecond, 2 * drainQuiet},
+		{"a sink", "tap b c", stays, 2 * drainQuiet},
+		{"a sink", "tap b c", 0, 2 * drainQuiet},
+		{"a sink", "tap b c", 100 * time.Millisecond, 2 * drainQuiet},
+		{"b sink", "tap a c", 100 * time.Millisecond, 2 * drainQuiet},
+		{"a c", "tap b sink", 100 * time.Millisecond, 2 * drainQuiet},
+	} {
+		name := fmt.Sprintf("%s, then %s after %v", c.first, c.second, c.after)
+		if c.after == stays {
+			name = fmt.Sprintf("%s, not %s", c.first, c.second)
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stops := twoNodes(t, c.first, c.second)
+			late := time.AfterFunc(c.limit, func() { panic(name + ": still not left") }) // a Fatal would wait as well
+			defer late.Stop()
+			var leaving sync.WaitGroup
+			defer leaving.Wait()
+			leaving.Go(stops[0])
+			if c.after != stays {
+				time.Sleep(c.after)
+				leaving.Go(stops[1])
+			}
+		})
+	}
+}
+
+// twoNodes starts two nodes with these roles of a pipeline whose records are on their way when it returns.
+func twoNodes(t *testing.T, first, second string) (stops []func()) {
+	work, sink := work(20*time.Millisecond, new(atomic.Int64)), newCollect()
+	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "c": topology.KindGo, "sink": topology.KindSink}
+	c := newCluster(t, "tap -> a -> b -> c -> sink", kinds)
 	c.add(Role{}, func(cfg *Config) { cfg.Roles = nil })
-	var stops []func()
 	for _, names := range []string{first, second} {
 		var roles []Role
 		for name := range strings.FieldsSeq(names) {
-			roles = append(roles, map[string]Role{
-				"tap":  {Name: "tap", Tap: numbered{1000}},
-				"a":    {Name: "a", Capacity: 4, Handler: work(20*time.Millisecond, &count)},
-				"b":    {Name: "b", Capacity: 4, Handler: work(20*time.Millisecond, &count)},
-				"sink": {Name: "sink", Sink: sink},
-			}[name])
+			switch kinds[name] {
+			case topology.KindTap:
+				roles = append(roles, Role{Name: name, Tap: numbered{1000}})
+			case topology.KindSink:
+				roles = append(roles, Role{Name: name, Sink: sink})
+			default:
+				roles = append(roles, Role{Name: name, Capacity: 4, Handler: work})
+			}
 		}
 		_, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = roles })
 		stops = append(stops, stop)
@@ -73,28 +116,10 @@ func leaves(t *testing.T, first, second string, both bool) {
 	c.until(20*time.Second, "on its way", func(st api.Status) bool {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].RecordsOut > 10
 	})
-	late := time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("%s and %s, both %v: it still waits", first, second, both)) })
-	defer late.Stop() // a Fatal would wait for it as well
-	stops[0]()
-	if both {
-		stops[1]()
-	}
+	return stops
 }
 
-// A node leaves by itself though what it sent comes back to it by a node that stays, or leaves after it.
-func TestLeaveOfBothEnds(t *testing.T) {
-	t.Parallel()
-	for _, both := range []bool{false, true} {
-		for _, ends := range [][2]string{{"tap sink", "a b"}, {"a sink", "tap b"}, {"tap b", "a sink"}, {"a b", "tap sink"}} {
-			t.Run(fmt.Sprintf("%s first, both %v", ends[0], both), func(t *testing.T) {
-				t.Parallel()
-				leaves(t, ends[0], ends[1], both)
-			})
-		}
-	}
-}
-
-// A node that leaves does not wait for ever with what nobody takes: others get it, and all arrives.
+// What a node that leaves has from others, and nobody takes, goes back: others get it, and all arrives.
 func TestLeaveOfAStrandedWorker(t *testing.T) {
 	t.Parallel()
 	const n = 300
@@ -108,7 +133,7 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].RecordsOut > 10
 	})
 	stopSink()
-	late := time.AfterFunc(20*time.Second, func() { panic("it still waits") }) // a Fatal would wait for it as well
+	late := time.AfterFunc(2*drainQuiet, func() { panic("it still waits") }) // a Fatal would wait for it as well
 	stopMap()
 	late.Stop()
 	c.add(Role{Name: "map", Capacity: 4, Handler: work(time.Millisecond, &count)})
@@ -118,5 +143,69 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 	maps.Copy(sinks[0].bodies, sinks[1].bodies)
 	if got := len(sinks[0].bodies); got != n {
 		t.Errorf("%d different records at the sinks, want %d", got, n)
+	}
+}
+
+// sharedTap has two partitions that all nodes see; opened counts.
+type sharedTap struct{ opened *atomic.Int64 }
+
+func (t sharedTap) Shared() bool                                 { return true }
+func (t sharedTap) Partitions(context.Context) ([]string, error) { return []string{"x", "y"}, nil }
+func (t sharedTap) Open(context.Context, string, stream.Mark) (stream.Reader, error) {
+	t.opened.Add(1)
+	return &numberedReader{n: 1 << 20}, nil
+}
+
+// What a node read that leaves is read on by another at once, though its records take long.
+func TestLeaveHandsOnWhatIsShared(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "tap -> map -> sink", mapKinds)
+	var leaver, other, count atomic.Int64
+	c.add(Role{Name: "sink", Sink: newCollect()})
+	slow := Role{Name: "map", Capacity: 2, Handler: work(2*time.Second, &count)}
+	_, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = []Role{{Name: "tap", Tap: sharedTap{&leaver}}, slow} })
+	c.add(Role{}, func(cfg *Config) { cfg.Roles = []Role{{Name: "tap", Tap: sharedTap{&other}}, slow} })
+	c.until(20*time.Second, "each reads one", func(api.Status) bool { return leaver.Load() == 1 && other.Load() == 1 && count.Load() > 2 })
+	began := time.Now()
+	left := make(chan time.Duration, 1)
+	go func() { stop(); left <- time.Since(began) }() // ends with the cluster
+	c.until(30*time.Second, "the other reads both", func(api.Status) bool { return other.Load() == 2 })
+	if moved, all := time.Since(began), <-left; moved > all/2 || all < 2*time.Second {
+		t.Errorf("the other read on after %v, and %v after that it had left", moved, all-moved)
+	}
+}
+
+// A tap that starts while its node leaves reads nothing, so that the node gets to leave.
+func TestTapStartsWhileItLeaves(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "tap -> map -> sink", mapKinds)
+	var count, opened atomic.Int64
+	c.add(Role{}, func(cfg *Config) { cfg.Roles = nil })
+	n, stop := c.add(Role{}, func(cfg *Config) {
+		cfg.Roles = []Role{{Name: "tap", Tap: numbered{1000}}, {Name: "late", Tap: sharedTap{&opened}}}
+	})
+	c.add(Role{}, func(cfg *Config) {
+		cfg.Roles = []Role{{Name: "map", Capacity: 2, Handler: work(2*time.Second, &count)}, {Name: "sink", Sink: newCollect()}, {Name: "end", Sink: newCollect()}}
+	})
+	c.until(20*time.Second, "in hand", func(api.Status) bool { return count.Load() > 0 })
+	left := make(chan struct{})
+	go func() { defer close(left); stop() }() // ends with the cluster
+	for !n.draining.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond) // it has stopped those that it had
+	g, err := topology.Parse("late -> end")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := topology.Pipeline{Name: "q", Graph: g, Roles: []topology.Role{{Name: "late", Kind: topology.KindTap}, {Name: "end", Kind: topology.KindSink}}}
+	if err := c.nodes[0].consensus.Propose(c.ctx, consensus.Create(p)); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(drainQuiet, func() { panic("it reads on, and does not leave") }) // a Fatal would wait as well
+	<-left
+	late.Stop()
+	if opened.Load() > 0 {
+		t.Error("it began to read")
 	}
 }

@@ -403,37 +403,6 @@ func (n *Node) handOver(ctx context.Context) {
 	}
 }
 
-// leave finishes what is in flight, however long that takes: the taps stop reading, and when what
-// they read is acked, this node leaves the roster, so that others send to it no more. Only where the
-// log does not take that within leaveTimeout, what is in flight here is left to be sent again.
-func (n *Node) leave(ctx context.Context) {
-	n.draining.Store(true)
-	defer n.handOver(ctx)
-	n.keeper.stopReading()
-	err := n.keeper.acked(ctx)
-	if err == nil {
-		err = n.keeper.drained(ctx)
-	}
-	if err != nil {
-		n.log.Warn("leave with records in flight", "err", err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
-	n.marks.settle(ctx)
-}
-
-// withdraw takes this node out of the roster.
-func (n *Node) withdraw(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
-	gone := func(s *consensus.State) bool { _, there := s.Node(n.self.ID); return !there }
-	if err := n.insist(ctx, consensus.Evict(true, n.self.ID), gone); err != nil {
-		return fmt.Errorf("the log does not take our leave: %w", err)
-	}
-	return nil
-}
-
 // Writable reports whether the role, as pipeline/role, could hand on a small record now.
 func (n *Node) Writable(role string) bool {
 	r := n.keeper.role(role)

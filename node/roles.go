@@ -234,25 +234,25 @@ func (rr *roleRun) fail(reason string, exit int) {
 }
 
 // busy reports whether records went out and are un-acked, or a tap has not ended; those of a run that
-// failed stay so. Where nobody takes what a tap has read it would be so for ever: whoever reads there
-// next reads it again, if that can be.
+// failed stay so.
 func (rr *roleRun) busy() bool {
-	switch {
-	case rr.outlet == nil || rr.ctx.Err() != nil:
+	if rr.outlet == nil || rr.ctx.Err() != nil {
 		return false
-	case rr.inlet == nil && replayable(rr.cfg.Tap) && rr.outlet.Stranded():
-		return false
-	case slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 }):
+	}
+	if slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 }) {
 		return true
 	}
 	rr.mu.Lock()
 	defer rr.mu.Unlock()
-	return slices.ContainsFunc(rr.partitions, func(p *partition) bool { return p.run != nil && p.run.source != nil })
-}
-
-// fedBy reports whether a node of that kind has a link to the role.
-func (rr *roleRun) fedBy(is func(topology.NodeID) bool) bool {
-	return rr.inlet != nil && rr.inlet.Fed(is)
+	return slices.ContainsFunc(rr.partitions, func(p *partition) bool {
+		if p.run == nil || p.run.source == nil {
+			return false
+		}
+		// One that was read may wait for a link, for ever where no node serves the role there. It goes
+		// nowhere, so that whoever reads here next reads it.
+		st := p.run.source.Stats()
+		return st.Read-st.Acked != 1 || !replayable(rr.cfg.Tap)
+	})
 }
 
 // done reports whether the tap's partitions, as far as this node sees them, are read to their ends,

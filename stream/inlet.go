@@ -459,16 +459,16 @@ func (in *Inlet) mayRead(r *Receiver) bool {
 	return r.ahead == 0 || in.cfg.Serial && r.ahead < sinkAheadBytes
 }
 
-// Fed reports whether a node of that kind has a link to the role. The links of one that is paused
-// do not count once its handlers are done: what they bring is for others.
-func (in *Inlet) Fed(by func(topology.NodeID) bool) bool {
+// Fed reports whether a node other than self has a link to the role. The links of one that is
+// paused do not count once its handlers are done: what they bring is for others.
+func (in *Inlet) Fed(self topology.NodeID) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.paused && in.busy == 0 {
 		return false
 	}
 	for key := range in.links {
-		if by(key.from) {
+		if key.from != self {
 			return true
 		}
 	}

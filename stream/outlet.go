@@ -358,15 +358,6 @@ func (o *Outlet) Writable() bool {
 	return true
 }
 
-// Stranded reports whether records wait on an edge that has no link.
-func (o *Outlet) Stranded() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return slices.ContainsFunc(o.edges, func(e *outEdge) bool {
-		return len(e.senders) == 0 && (len(e.orphans) > 0 || e.kept() > 0 || !e.closed && len(o.waiters) > 0)
-	})
-}
-
 // ExitCode is the exit code that an error asks for by a method of that name, 0 for none.
 func ExitCode(err error) int {
 	var e interface{ ExitCode() int }
