@@ -19,9 +19,9 @@ import (
 const (
 	// drainEvery is how often a node that leaves looks whether it may go.
 	drainEvery = 20 * time.Millisecond
-	// drainQuiet is how long it waits without an ack where some role has no node: who restarts is back by
-	// then, mostly, and who stops a service waits as long.
-	drainQuiet = 10 * time.Second
+	// drainQuiet is how long it waits, without an ack, for what a role has that can go no further: who
+	// restarts is back by then, mostly, and who is given 10 s, as by docker stop, leaves in good order.
+	drainQuiet = 8 * time.Second
 )
 
 // Drain has a node of the cluster finish what is in flight and leave. It returns when that node
@@ -105,9 +105,8 @@ func (n *Node) answerDrain(ctx context.Context, in json.RawMessage, tell func(an
 	return n.answerStatus(ctx, in, tell)
 }
 
-// leave finishes what is in flight, however long that takes. Only what cannot end, as a role behind it
-// has no node, is left to be sent or read again, and all of it where the log does not take our leave
-// within leaveTimeout.
+// leave finishes what is in flight, however long that takes. Only what can go no further is left to be
+// sent or read again, and all of it where the log does not take our leave within leaveTimeout.
 func (n *Node) leave(ctx context.Context) {
 	n.draining.Store(true)
 	defer n.handOver(ctx)
@@ -121,7 +120,7 @@ func (n *Node) leave(ctx context.Context) {
 	n.marks.settle(ctx)
 }
 
-// withdraw takes this node out of the roster.
+// withdraw takes this node out of the roster, if it is there.
 func (n *Node) withdraw(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
@@ -132,32 +131,37 @@ func (n *Node) withdraw(ctx context.Context) error {
 	return nil
 }
 
-// drained waits until all that was read here is acked and no other node sends to this one. It leaves
-// the roster, so that they stop, but not while what it reads may come back to a role that only this
-// node serves. Out of the roster, it drains the links of each role that is done and gets nothing more:
-// the node there may be leaving as well, and waits for that.
+// drained waits until all that was read here is acked and no other node sends to this one, but not for
+// roles that are given up. It leaves the roster, so that others send no more; while it reads, only if
+// others can read on and have a node for each role of this one, since what it reads may come back here.
+// Out of the roster, it drains the links of each role that is done and gets nothing more: the node there
+// may be leaving as well, and waits for that.
 func (k *keeper) drained(ctx context.Context) error {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
-	acks, heard := uint64(0), time.Now()
+	signs := make(map[*roleRun]sign)
 	for {
-		reads, fed := k.reads(), k.fed()
+		s := k.n.consensus.State()
+		var reads, fed, done []*roleRun
+		for _, rr := range k.all() {
+			switch givenUp := k.givesUp(s, rr, signs); {
+			case givenUp:
+				done = append(done, rr)
+			case rr.inlet == nil && rr.busy():
+				reads = append(reads, rr)
+			case rr.inlet != nil && rr.inlet.Fed(k.n.self.ID):
+				fed = append(fed, rr)
+			case !rr.busy() && (rr.inlet == nil || !rr.inlet.Fed("")):
+				done = append(done, rr)
+			}
+		}
 		putting := k.n.injections.busy()
 		if len(reads) == 0 && len(fed) == 0 && !putting {
 			return nil
 		}
-		s := k.n.consensus.State()
-		if now := k.acks(); now != acks {
-			acks, heard = now, time.Now()
-		}
-		ends := func(rr *roleRun) bool { return !k.lost(s, rr) }
-		if waits := slices.Concat(reads, fed); time.Since(heard) > drainQuiet && !putting && !slices.ContainsFunc(waits, ends) {
-			k.n.log.Warn("leave with records that nobody takes", "pipeline", waits[0].key.pipeline, "role", waits[0].key.role)
-			return nil
-		}
 		if _, in := s.Node(k.n.self.ID); !in {
-			k.retireDone(ctx)
-		} else if len(fed) > 0 && (len(reads) == 0 && !putting || !k.sole(s)) {
+			k.drainLinks(ctx, done)
+		} else if len(fed) > 0 && (len(reads) == 0 && !putting || k.handsOver(s, reads)) {
 			if err := k.n.withdraw(ctx); err != nil {
 				return err
 			}
@@ -170,22 +174,9 @@ func (k *keeper) drained(ctx context.Context) error {
 	}
 }
 
-// reads are the taps whose records are not all acked.
-func (k *keeper) reads() []*roleRun {
-	return slices.DeleteFunc(k.all(), func(rr *roleRun) bool { return rr.inlet != nil || !rr.busy() })
-}
-
-// fed are the roles that other nodes send to.
-func (k *keeper) fed() []*roleRun {
-	return slices.DeleteFunc(k.all(), func(rr *roleRun) bool { return rr.inlet == nil || !rr.inlet.Fed(k.n.self.ID) })
-}
-
-// retireDone drains the links of roles that have nothing and get nothing.
-func (k *keeper) retireDone(ctx context.Context) {
-	for _, rr := range k.all() {
-		if rr.busy() || rr.inlet != nil && rr.inlet.Fed("") {
-			continue
-		}
+// drainLinks drains the links that start at roles.
+func (k *keeper) drainLinks(ctx context.Context, roles []*roleRun) {
+	for _, rr := range roles {
 		select {
 		case k.retire <- rr.key:
 		case <-ctx.Done():
@@ -194,33 +185,55 @@ func (k *keeper) retireDone(ctx context.Context) {
 	}
 }
 
-// acks counts what was acked of all that roles of this node sent.
-func (k *keeper) acks() (n uint64) {
-	for _, rr := range k.all() {
-		if rr.outlet == nil {
-			continue
-		}
-		for _, e := range rr.outlet.Stats() {
-			for _, count := range e.Latency {
-				n += count
-			}
-		}
-	}
-	return n
+// handsOver reports whether others read on what is read here, and serve all roles of the same pipelines
+// that are served here.
+func (k *keeper) handsOver(s *consensus.State, reads []*roleRun) bool {
+	return slices.ContainsFunc(reads, func(rr *roleRun) bool { return shared(rr.cfg.Tap) }) &&
+		!slices.ContainsFunc(k.all(), func(rr *roleRun) bool {
+			p, _ := s.Pipeline(rr.key.pipeline)
+			return rr.inlet != nil && rr.ctx.Err() == nil && !slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
+				return n.ID != k.n.self.ID && p.Whole().ServedBy(n, rr.key.role)
+			})
+		})
 }
 
-// lost reports whether what a role has may not end, as some role behind it has no node, and does not
-// have to end here: others send it again, or read it.
-func (k *keeper) lost(s *consensus.State, rr *roleRun) bool {
-	if rr.inlet == nil && !replayable(rr.cfg.Tap) {
+// sign is when a role was last seen to go on, and what it had acked.
+type sign struct {
+	at    time.Time
+	acked uint64
+}
+
+// givesUp reports whether what a role has could go no further, and nothing was acked, for drainQuiet.
+func (k *keeper) givesUp(s *consensus.State, rr *roleRun, signs map[*roleRun]sign) bool {
+	last, known := signs[rr]
+	if acked := rr.acked(); !known || acked != last.acked || !k.stuck(s, rr) {
+		last = sign{time.Now(), acked}
+		signs[rr] = last
+	}
+	return time.Since(last.at) > drainQuiet
+}
+
+// stuck reports whether what a role has goes no further at an edge of its own or, it seems, one behind
+// it, and does not have to end here: others send it again, or read it. The edges of ports dead are for
+// few records, and mostly none.
+func (k *keeper) stuck(s *consensus.State, rr *roleRun) bool {
+	if rr.outlet == nil || rr.inlet == nil && !replayable(rr.cfg.Tap) {
 		return false
 	}
+	if slices.ContainsFunc(rr.outlet.Stats(), cutOff) {
+		return true
+	}
 	p, _ := s.Pipeline(rr.key.pipeline)
-	g := p.Whole().Graph
+	whole := p.Whole()
+	runs := func(role string) bool {
+		other := k.get(roleKey{p.Name, role})
+		return other != nil && other.ctx.Err() == nil
+	}
 	behind := []string{rr.key.role}
 	for i := 0; i < len(behind); i++ {
-		for _, e := range g.Out(behind[i]) {
-			if !slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return p.ServedBy(n, e.To) }) {
+		for _, e := range whole.Graph.Out(behind[i]) {
+			served := slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return whole.ServedBy(n, e.To) })
+			if i > 0 && !served && e.Port != topology.PortDead && !(runs(e.From) && runs(e.To)) {
 				return true
 			}
 			if !slices.Contains(behind, e.To) {
@@ -229,14 +242,4 @@ func (k *keeper) lost(s *consensus.State, rr *roleRun) bool {
 		}
 	}
 	return false
-}
-
-// sole reports whether a role that takes records has no node but this one.
-func (k *keeper) sole(s *consensus.State) bool {
-	return slices.ContainsFunc(k.all(), func(rr *roleRun) bool {
-		p, _ := s.Pipeline(rr.key.pipeline)
-		return rr.inlet != nil && rr.ctx.Err() == nil && !slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
-			return n.ID != k.n.self.ID && p.ServedBy(n, rr.key.role)
-		})
-	})
 }

@@ -66,7 +66,7 @@ func (k *keeper) run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case key := <-k.retire:
-			k.layout.Links = slices.DeleteFunc(k.layout.Links, func(l topology.Link) bool {
+			k.layout.Links = slices.DeleteFunc(slices.Clone(k.layout.Links), func(l topology.Link) bool {
 				gone := l.From == k.n.self.ID && l.Pipeline == key.pipeline && l.Edge.From == key.role
 				if lr := k.links[l]; gone && lr != nil {
 					close(lr.drain)
@@ -147,14 +147,6 @@ func (k *keeper) start(ctx context.Context, p consensus.Pipeline, r topology.Rol
 		return
 	}
 	rr, all := newRoleRun(ctx, k.n, p, r, cfg), k.all()
-	k.group.Go(func() { // ended by ctx, a failure of the pipeline, or a version without the role
-		for _, other := range all {
-			if other.key == key || cfg.Handler == nil && other.cfg.Name == cfg.Name {
-				<-other.ended // its tap or sink are ours from then on
-			}
-		}
-		rr.run()
-	})
 	k.mu.Lock()
 	delete(k.idle, key)
 	k.roles[key] = rr
@@ -164,6 +156,14 @@ func (k *keeper) start(ctx context.Context, p consensus.Pipeline, r topology.Rol
 	if k.n.draining.Load() { // who leaves has told all others already
 		rr.stopReading()
 	}
+	k.group.Go(func() { // ended by ctx, a failure of the pipeline, or a version without the role
+		for _, other := range all {
+			if other.key == key || cfg.Handler == nil && other.cfg.Name == cfg.Name {
+				<-other.ended // its tap or sink are ours from then on
+			}
+		}
+		rr.run()
+	})
 	k.n.log.Info("role runs", "pipeline", p.Name, "role", r.Name)
 }
 

@@ -119,30 +119,64 @@ func twoNodes(t *testing.T, first, second string) (stops []func()) {
 	return stops
 }
 
-// What a node that leaves has from others, and nobody takes, goes back: others get it, and all arrives.
+// What a node that leaves has from others, and can send no further, goes back, though there is a new sink: others get
+// it, and all arrives.
 func TestLeaveOfAStrandedWorker(t *testing.T) {
 	t.Parallel()
 	const n = 300
 	c := newCluster(t, "tap -> map -> sink", mapKinds)
 	var count atomic.Int64
 	c.add(Role{Name: "tap", Tap: numbered{n}})
-	_, stopMap := c.add(Role{Name: "map", Capacity: 4, Handler: work(20*time.Millisecond, &count)})
+	leaver, stopMap := c.add(Role{Name: "map", Capacity: 4, Handler: work(20*time.Millisecond, &count)})
 	sinks := []*collect{newCollect(), newCollect()}
 	_, stopSink := c.add(Role{Name: "sink", Sink: sinks[0]})
 	c.until(20*time.Second, "on its way", func(st api.Status) bool {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].RecordsOut > 10
 	})
 	stopSink()
+	left := make(chan struct{})
+	go func() { defer close(left); stopMap() }() // ends with the cluster
+	c.until(20*time.Second, "it leaves", func(api.Status) bool {
+		_, in := c.nodes[0].consensus.State().Node(leaver.ID())
+		return !in
+	})
+	c.add(Role{Name: "sink", Sink: sinks[1]})
 	late := time.AfterFunc(2*drainQuiet, func() { panic("it still waits") }) // a Fatal would wait for it as well
-	stopMap()
+	<-left
 	late.Stop()
 	c.add(Role{Name: "map", Capacity: 4, Handler: work(time.Millisecond, &count)})
-	c.add(Role{Name: "sink", Sink: sinks[1]})
 	c.until(20*time.Second, "finished", finished)
 	c.stop()
 	maps.Copy(sinks[0].bodies, sinks[1].bodies)
 	if got := len(sinks[0].bodies); got != n {
 		t.Errorf("%d different records at the sinks, want %d", got, n)
+	}
+}
+
+// Work that takes longer than drainQuiet is finished, by the only node of it and of the sink behind it.
+func TestLeaveWaitsForSlowWork(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "tap -> map -> sink", mapKinds)
+	var begun, ended atomic.Int64
+	slow := stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
+		begun.Add(1)
+		select {
+		case <-time.After(drainQuiet + 2*time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		ended.Add(1)
+		return e.Emit(ctx, stream.Out{Body: r.Body})
+	})
+	sink := newCollect()
+	c.add(Role{Name: "tap", Tap: numbered{4}})
+	_, stop := c.add(Role{}, func(cfg *Config) {
+		cfg.Roles = []Role{{Name: "map", Capacity: 4, Handler: slow}, {Name: "sink", Sink: sink}}
+	})
+	c.until(20*time.Second, "in hand", func(api.Status) bool { return begun.Load() == 4 })
+	stop()
+	if out := len(sink.bodies); ended.Load() != 4 || out != 4 {
+		t.Errorf("%d of 4 ended, %d at the sink", ended.Load(), out)
 	}
 }
 

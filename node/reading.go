@@ -91,12 +91,16 @@ type reading struct {
 
 func newReading(rr *roleRun) *reading {
 	t := &reading{rr: rr, ended: make(chan *sourceRun), asked: make(chan error)}
-	if tap, ok := rr.cfg.Tap.(interface{ Shared() bool }); ok {
-		t.shared = tap.Shared()
-	}
+	t.shared = shared(rr.cfg.Tap)
 	t.keeper, _ = rr.cfg.Tap.(keepsPartitions)
 	t.logged = replayable(rr.cfg.Tap) && (t.shared || rr.n.cfg.DataDir != "")
 	return t
+}
+
+// shared reports whether all nodes see the same partitions of a tap.
+func shared(tap stream.Tap) bool {
+	t, ok := tap.(interface{ Shared() bool })
+	return ok && t.Shared()
 }
 
 // replayable reports whether a tap can read again what it has read.

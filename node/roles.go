@@ -239,20 +239,35 @@ func (rr *roleRun) busy() bool {
 	if rr.outlet == nil || rr.ctx.Err() != nil {
 		return false
 	}
-	if slices.ContainsFunc(rr.outlet.Stats(), func(st stream.EdgeStats) bool { return st.Inflight > 0 }) {
+	edges := rr.outlet.Stats()
+	if slices.ContainsFunc(edges, func(e stream.EdgeStats) bool { return e.Inflight > 0 }) {
 		return true
 	}
+	// One that was read may wait for a link, for ever where no node serves the role there. It goes
+	// nowhere, so that whoever reads here next reads it.
+	waits := replayable(rr.cfg.Tap) && slices.ContainsFunc(edges, cutOff)
 	rr.mu.Lock()
 	defer rr.mu.Unlock()
 	return slices.ContainsFunc(rr.partitions, func(p *partition) bool {
 		if p.run == nil || p.run.source == nil {
 			return false
 		}
-		// One that was read may wait for a link, for ever where no node serves the role there. It goes
-		// nowhere, so that whoever reads here next reads it.
 		st := p.run.source.Stats()
-		return st.Read-st.Acked != 1 || !replayable(rr.cfg.Tap)
+		return st.Read-st.Acked != 1 || !waits
 	})
+}
+
+// cutOff reports whether records wait for a link of an edge that has none.
+func cutOff(e stream.EdgeStats) bool { return e.Links == 0 && (e.Inflight > 0 || e.Waiting > 0) }
+
+// acked is how many records that went out are acked.
+func (rr *roleRun) acked() (n uint64) {
+	if rr.outlet != nil {
+		for _, e := range rr.outlet.Stats() {
+			n += e.Records - uint64(e.Inflight)
+		}
+	}
+	return n
 }
 
 // done reports whether the tap's partitions, as far as this node sees them, are read to their ends,

@@ -74,6 +74,7 @@ type outEdge struct {
 	firstRedelivered                 time.Time // when the first redelivered record was acked
 	latency                          histogram
 	inflight                         int // records in senders' windows
+	waiting                          int // emitters
 }
 
 // NewOutlet makes an outlet without links.
@@ -197,7 +198,10 @@ func (o *Outlet) await(ctx context.Context, e *outEdge, need int) (*Sender, erro
 		if s := o.best(e, need); s != nil { // memory may have come free in between
 			return s, nil
 		}
-		if err := o.wait(ctx, need, freed); err != nil {
+		e.waiting++
+		err := o.wait(ctx, need, freed)
+		e.waiting--
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -372,6 +376,7 @@ type EdgeStats struct {
 	Edge             topology.Edge
 	Links            int
 	Inflight         int    // sent, not acked, and waiting for a link
+	Waiting          int    // emitters that wait for a link, or room in one
 	CreditUsed       uint64 // sent, not taken
 	CreditLimit      uint64 // credit used and left
 	Records          uint64 // distinct
@@ -391,7 +396,7 @@ func (o *Outlet) Stats() []EdgeStats {
 	var all []EdgeStats
 	for _, e := range o.edges {
 		st := EdgeStats{
-			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Retries: len(e.retries), Suspects: len(e.lane.suspects) + len(e.lane.accused) + e.lane.sent,
+			Edge: e.edge, Links: len(e.senders), Inflight: e.inflight + len(e.orphans) + e.kept(), Waiting: e.waiting, Retries: len(e.retries), Suspects: len(e.lane.suspects) + len(e.lane.accused) + e.lane.sent,
 			Records: e.records, Deliveries: e.deliveries, Redelivered: e.redelivered,
 			FirstRedelivered: e.firstRedelivered, Latency: e.latency.counts,
 		}

@@ -21,10 +21,10 @@ func newDrain() *cobra.Command {
 		Use:   "drain [NODE]",
 		Short: "Have a node finish what is in flight and leave",
 		Long: `drain has a node, by default the one that is asked, do what SIGTERM does: its taps read no more,
-what is in flight there is finished, it leaves the cluster and its process ends. Nothing is sent
-twice, unless a role behind it has no node: 10 s after the last ack the node leaves what is in flight
-to be sent again. drain waits for that; Ctrl-C ends the waiting, not the drain. A role that no other
-node serves waits, with its records, until one does.`,
+what is in flight there is finished, it leaves the cluster and its process ends. What can go no further,
+as a role behind it has no node, is sent or read again: the node leaves 8 s after the last ack. drain
+waits for that; Ctrl-C ends the waiting, not the drain. A role that no other node serves waits, with its
+records, until one does.`,
 		Example:           "  weir drain facebook-2",
 		ValidArgsFunction: completeNames(nodeNames),
 		Args: func(_ *cobra.Command, args []string) error {
