@@ -250,7 +250,8 @@ func (m *Mux) answer(ctx context.Context, q *quic.Conn) error {
 		return helloError(err)
 	}
 	s.CancelRead(streamClosed)
-	return s.Close()
+	_ = s.Close() // an error says that the dialler has read the answer, and wants no more
+	return nil
 }
 
 // newConn is a connection as the peer's HELLO describes it; dialled is "" if the peer dialled.
