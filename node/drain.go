@@ -161,7 +161,7 @@ func (k *keeper) drained(ctx context.Context) error {
 		}
 		if _, in := s.Node(k.n.self.ID); !in {
 			k.drainLinks(ctx, done)
-		} else if len(fed) > 0 && (len(reads) == 0 && !putting || k.handsOver(s, reads)) {
+		} else if len(fed) > 0 && !putting && (len(reads) == 0 || k.handsOver(s, reads)) {
 			if err := k.n.withdraw(ctx); err != nil {
 				return err
 			}
@@ -185,13 +185,12 @@ func (k *keeper) drainLinks(ctx context.Context, roles []*roleRun) {
 	}
 }
 
-// handsOver reports whether others read on what is read here, and serve all roles of the same pipelines
-// that are served here.
+// handsOver reports whether others read on all that is read here, and serve all roles of this node.
 func (k *keeper) handsOver(s *consensus.State, reads []*roleRun) bool {
-	return slices.ContainsFunc(reads, func(rr *roleRun) bool { return shared(rr.cfg.Tap) }) &&
+	return !slices.ContainsFunc(reads, func(rr *roleRun) bool { return !shared(rr.cfg.Tap) }) &&
 		!slices.ContainsFunc(k.all(), func(rr *roleRun) bool {
 			p, _ := s.Pipeline(rr.key.pipeline)
-			return rr.inlet != nil && rr.ctx.Err() == nil && !slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
+			return rr.ctx.Err() == nil && !slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
 				return n.ID != k.n.self.ID && p.Whole().ServedBy(n, rr.key.role)
 			})
 		})
@@ -214,26 +213,27 @@ func (k *keeper) givesUp(s *consensus.State, rr *roleRun, signs map[*roleRun]sig
 }
 
 // stuck reports whether what a role has goes no further at an edge of its own or, it seems, one behind
-// it, and does not have to end here: others send it again, or read it. The edges of ports dead are for
-// few records, and mostly none.
+// it, and does not have to end here: others send it again, or read it. Who leaves is in no roster, but its
+// own links stay. The edges of ports dead are for few records, and mostly none.
 func (k *keeper) stuck(s *consensus.State, rr *roleRun) bool {
-	if rr.outlet == nil || rr.inlet == nil && !replayable(rr.cfg.Tap) {
+	if rr.inlet == nil && !replayable(rr.cfg.Tap) {
 		return false
-	}
-	if slices.ContainsFunc(rr.outlet.Stats(), cutOff) {
-		return true
 	}
 	p, _ := s.Pipeline(rr.key.pipeline)
 	whole := p.Whole()
-	runs := func(role string) bool {
-		other := k.get(roleKey{p.Name, role})
-		return other != nil && other.ctx.Err() == nil
+	served := func(role string) bool {
+		return slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return whole.ServedBy(n, role) })
 	}
 	behind := []string{rr.key.role}
 	for i := 0; i < len(behind); i++ {
+		here := k.get(roleKey{p.Name, behind[i]})
+		if here != nil && here.outlet != nil && slices.ContainsFunc(here.outlet.Stats(), cutOff) {
+			return true
+		}
 		for _, e := range whole.Graph.Out(behind[i]) {
-			served := slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return whole.ServedBy(n, e.To) })
-			if i > 0 && !served && e.Port != topology.PortDead && !(runs(e.From) && runs(e.To)) {
+			to := k.get(roleKey{p.Name, e.To})
+			goes := i == 0 || e.Port == topology.PortDead || served(e.To) || here != nil && to != nil && !served(e.From)
+			if !goes {
 				return true
 			}
 			if !slices.Contains(behind, e.To) {

@@ -124,10 +124,17 @@ func twoNodes(t *testing.T, first, second string) (stops []func()) {
 func TestLeaveOfAStrandedWorker(t *testing.T) {
 	t.Parallel()
 	const n = 300
-	c := newCluster(t, "tap -> map -> sink", mapKinds)
+	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "sink": topology.KindSink}
+	c := newCluster(t, "tap -> a -> b -> sink", kinds)
 	var count atomic.Int64
 	c.add(Role{Name: "tap", Tap: numbered{n}})
-	leaver, stopMap := c.add(Role{Name: "map", Capacity: 4, Handler: work(20*time.Millisecond, &count)})
+	worker := func(cfg *Config) {
+		for _, name := range []string{"a", "b"} {
+			cfg.Roles = append(cfg.Roles, Role{Name: name, Capacity: 4, Handler: work(10*time.Millisecond, &count)})
+		}
+		cfg.Roles = cfg.Roles[1:]
+	}
+	leaver, stopWorker := c.add(Role{}, worker)
 	sinks := []*collect{newCollect(), newCollect()}
 	_, stopSink := c.add(Role{Name: "sink", Sink: sinks[0]})
 	c.until(20*time.Second, "on its way", func(st api.Status) bool {
@@ -135,7 +142,7 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 	})
 	stopSink()
 	left := make(chan struct{})
-	go func() { defer close(left); stopMap() }() // ends with the cluster
+	go func() { defer close(left); stopWorker() }() // ends with the cluster
 	c.until(20*time.Second, "it leaves", func(api.Status) bool {
 		_, in := c.nodes[0].consensus.State().Node(leaver.ID())
 		return !in
@@ -144,7 +151,7 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 	late := time.AfterFunc(2*drainQuiet, func() { panic("it still waits") }) // a Fatal would wait for it as well
 	<-left
 	late.Stop()
-	c.add(Role{Name: "map", Capacity: 4, Handler: work(time.Millisecond, &count)})
+	c.add(Role{}, worker)
 	c.until(20*time.Second, "finished", finished)
 	c.stop()
 	maps.Copy(sinks[0].bodies, sinks[1].bodies)
@@ -194,16 +201,28 @@ func (t sharedTap) Open(context.Context, string, stream.Mark) (stream.Reader, er
 func TestLeaveHandsOnWhatIsShared(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "tap -> map -> sink", mapKinds)
-	var leaver, other, count atomic.Int64
+	var opened, count atomic.Int64
 	c.add(Role{Name: "sink", Sink: newCollect()})
-	slow := Role{Name: "map", Capacity: 2, Handler: work(2*time.Second, &count)}
-	_, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = []Role{{Name: "tap", Tap: sharedTap{&leaver}}, slow} })
-	c.add(Role{}, func(cfg *Config) { cfg.Roles = []Role{{Name: "tap", Tap: sharedTap{&other}}, slow} })
-	c.until(20*time.Second, "each reads one", func(api.Status) bool { return leaver.Load() == 1 && other.Load() == 1 && count.Load() > 2 })
+	roles := []Role{{Name: "tap", Tap: sharedTap{&opened}}, {Name: "map", Capacity: 2, Handler: work(2*time.Second, &count)}}
+	leaver, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = roles })
+	other, _ := c.add(Role{}, func(cfg *Config) { cfg.Roles = roles })
+	reads := func(st api.Status, n *Node) (partitions int) {
+		for _, p := range st.Pipelines {
+			for _, tap := range p.Taps {
+				if tap.Node == string(n.ID()) {
+					partitions++
+				}
+			}
+		}
+		return partitions
+	}
+	c.until(30*time.Second, "each reads one", func(st api.Status) bool {
+		return reads(st, leaver) == 1 && reads(st, other) == 1 && opened.Load() >= 2 && count.Load() > 2
+	})
 	began := time.Now()
 	left := make(chan time.Duration, 1)
 	go func() { stop(); left <- time.Since(began) }() // ends with the cluster
-	c.until(30*time.Second, "the other reads both", func(api.Status) bool { return other.Load() == 2 })
+	c.until(30*time.Second, "the other reads both", func(st api.Status) bool { return reads(st, other) == 2 })
 	if moved, all := time.Since(began), <-left; moved > all/2 || all < 2*time.Second {
 		t.Errorf("the other read on after %v, and %v after that it had left", moved, all-moved)
 	}
