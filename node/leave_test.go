@@ -59,18 +59,18 @@ func TestLeaveOfBothEnds(t *testing.T) {
 	for _, c := range []struct {
 		first, second string // roles of two nodes
 		after         time.Duration
-		limit         time.Duration
+		whole         bool // all that was read arrives
 	}{
-		{"tap sink", "a b c", stays, drainQuiet},
-		{"tap sink", "a b c", 0, drainQuiet},
-		{"tap sink", "a b c", 100 * time.Millisecond, drainQuiet},
-		{"a b c", "tap sink", 100 * time.Millisecond, drainQuiet},
-		{"sink", "tap a b c", 100 * time.Millisecond, 2 * drainQuiet},
-		{"a sink", "tap b c", stays, 2 * drainQuiet},
-		{"a sink", "tap b c", 0, 2 * drainQuiet},
-		{"a sink", "tap b c", 100 * time.Millisecond, 2 * drainQuiet},
-		{"b sink", "tap a c", 100 * time.Millisecond, 2 * drainQuiet},
-		{"a c", "tap b sink", 100 * time.Millisecond, 2 * drainQuiet},
+		{"tap sink", "a b c", stays, true},
+		{"tap sink", "a b c", 0, true},
+		{"tap sink", "a b c", 100 * time.Millisecond, true},
+		{"a b c", "tap sink", 100 * time.Millisecond, true},
+		{"sink", "tap a b c", 100 * time.Millisecond, false},
+		{"a sink", "tap b c", stays, false},
+		{"a sink", "tap b c", 0, false},
+		{"a sink", "tap b c", 100 * time.Millisecond, false},
+		{"b sink", "tap a c", 100 * time.Millisecond, false},
+		{"a c", "tap b sink", 100 * time.Millisecond, false},
 	} {
 		name := fmt.Sprintf("%s, then %s after %v", c.first, c.second, c.after)
 		if c.after == stays {
@@ -78,23 +78,30 @@ func TestLeaveOfBothEnds(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			stops := twoNodes(t, c.first, c.second)
-			late := time.AfterFunc(c.limit, func() { panic(name + ": still not left") }) // a Fatal would wait as well
+			stops, sent, sink := twoNodes(t, c.first, c.second)
+			late := time.AfterFunc(4*drainQuiet, func() { panic(name + ": still not left") }) // a Fatal would wait as well
 			defer late.Stop()
 			var leaving sync.WaitGroup
-			defer leaving.Wait()
 			leaving.Go(stops[0])
 			if c.after != stays {
 				time.Sleep(c.after)
 				leaving.Go(stops[1])
+			}
+			leaving.Wait()
+			sink.mu.Lock()
+			defer sink.mu.Unlock()
+			if out := int64(len(sink.bodies)); c.whole && out != sent.Load() {
+				t.Errorf("%d of %d at the sink", out, sent.Load())
 			}
 		})
 	}
 }
 
 // twoNodes starts two nodes with these roles of a pipeline whose records are on their way when it returns.
-func twoNodes(t *testing.T, first, second string) (stops []func()) {
-	work, sink := work(20*time.Millisecond, new(atomic.Int64)), newCollect()
+// sent counts what role a has done.
+func twoNodes(t *testing.T, first, second string) (stops []func(), sent *atomic.Int64, sink *collect) {
+	sent, sink = new(atomic.Int64), newCollect()
+	counts := map[string]*atomic.Int64{"a": sent, "b": new(atomic.Int64), "c": new(atomic.Int64)}
 	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "c": topology.KindGo, "sink": topology.KindSink}
 	c := newCluster(t, "tap -> a -> b -> c -> sink", kinds)
 	c.add(Role{}, func(cfg *Config) { cfg.Roles = nil })
@@ -107,7 +114,7 @@ func twoNodes(t *testing.T, first, second string) (stops []func()) {
 			case topology.KindSink:
 				roles = append(roles, Role{Name: name, Sink: sink})
 			default:
-				roles = append(roles, Role{Name: name, Capacity: 4, Handler: work})
+				roles = append(roles, Role{Name: name, Capacity: 4, Handler: work(20*time.Millisecond, counts[name])})
 			}
 		}
 		_, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = roles })
@@ -116,7 +123,7 @@ func twoNodes(t *testing.T, first, second string) (stops []func()) {
 	c.until(20*time.Second, "on its way", func(st api.Status) bool {
 		return len(st.Pipelines) == 1 && st.Pipelines[0].RecordsOut > 10
 	})
-	return stops
+	return stops, sent, sink
 }
 
 // What a node that leaves has from others, and can send no further, goes back, though there is a new sink: others get
@@ -148,7 +155,7 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 		return !in
 	})
 	c.add(Role{Name: "sink", Sink: sinks[1]})
-	late := time.AfterFunc(2*drainQuiet, func() { panic("it still waits") }) // a Fatal would wait for it as well
+	late := time.AfterFunc(4*drainQuiet, func() { panic("it still waits") }) // a Fatal would wait for it as well
 	<-left
 	late.Stop()
 	c.add(Role{}, worker)
@@ -238,7 +245,7 @@ func TestTapStartsWhileItLeaves(t *testing.T) {
 		cfg.Roles = []Role{{Name: "tap", Tap: numbered{1000}}, {Name: "late", Tap: sharedTap{&opened}}}
 	})
 	c.add(Role{}, func(cfg *Config) {
-		cfg.Roles = []Role{{Name: "map", Capacity: 2, Handler: work(2*time.Second, &count)}, {Name: "sink", Sink: newCollect()}, {Name: "end", Sink: newCollect()}}
+		cfg.Roles = []Role{{Name: "map", Capacity: 2, Handler: work(500*time.Millisecond, &count)}, {Name: "sink", Sink: newCollect()}, {Name: "end", Sink: newCollect()}}
 	})
 	c.until(20*time.Second, "in hand", func(api.Status) bool { return count.Load() > 0 })
 	left := make(chan struct{})
@@ -255,7 +262,7 @@ func TestTapStartsWhileItLeaves(t *testing.T) {
 	if err := c.nodes[0].consensus.Propose(c.ctx, consensus.Create(p)); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(drainQuiet, func() { panic("it reads on, and does not leave") }) // a Fatal would wait as well
+	late := time.AfterFunc(4*drainQuiet, func() { panic("it reads on, and does not leave") }) // a Fatal would wait as well
 	<-left
 	late.Stop()
 	if opened.Load() > 0 {
