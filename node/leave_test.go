@@ -170,11 +170,12 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 	}
 }
 
-// Work that takes longer than drainQuiet is finished, by the only node of it and of the sink behind it.
+// Work that takes longer than drainQuiet is finished, by the only node of it, of the role before it and of the sink.
 func TestLeaveWaitsForSlowWork(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "tap -> map -> sink", mapKinds)
-	var begun, ended atomic.Int64
+	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "sink": topology.KindSink}
+	c := newCluster(t, "tap -> a -> b -> sink", kinds)
+	var sent, begun, ended atomic.Int64
 	slow := stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
 		begun.Add(1)
 		select {
@@ -188,7 +189,7 @@ func TestLeaveWaitsForSlowWork(t *testing.T) {
 	sink := newCollect()
 	c.add(Role{Name: "tap", Tap: numbered{4}})
 	_, stop := c.add(Role{}, func(cfg *Config) {
-		cfg.Roles = []Role{{Name: "map", Capacity: 4, Handler: slow}, {Name: "sink", Sink: sink}}
+		cfg.Roles = []Role{{Name: "a", Handler: work(0, &sent)}, {Name: "b", Capacity: 4, Handler: slow}, {Name: "sink", Sink: sink}}
 	})
 	c.until(20*time.Second, "in hand", func(api.Status) bool { return begun.Load() == 4 })
 	stop()
