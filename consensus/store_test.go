@@ -342,7 +342,7 @@ func TestStoreFrozen(t *testing.T) {
 	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(storeWait + time.Second)
+	time.Sleep(storeWait + time.Second) // how long it stands still
 	if err := child.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -76,9 +76,8 @@ func unknownNode(s *consensus.State, name string) error {
 func alone(s *consensus.State, n topology.Node) (notes []string) {
 	for _, p := range s.Pipelines {
 		for _, r := range p.Roles {
-			others := slices.ContainsFunc(s.Roster, func(o topology.Node) bool { return o.ID != n.ID && p.ServedBy(o, r.Name) })
 			switch {
-			case others || !p.ServedBy(n, r.Name):
+			case served(s, p.Whole(), r.Name, n.ID) || !p.ServedBy(n, r.Name):
 			case r.Kind == topology.KindTap:
 				notes = append(notes, fmt.Sprintf("no other node serves role %s of pipeline %s: nothing is read until one does", r.Name, p.Name))
 			default:
@@ -87,6 +86,11 @@ func alone(s *consensus.State, n topology.Node) (notes []string) {
 		}
 	}
 	return notes
+}
+
+// served reports whether a node of the roster, but the one named, serves a role.
+func served(s *consensus.State, p topology.Pipeline, role string, but topology.NodeID) bool {
+	return slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return n.ID != but && p.ServedBy(n, role) })
 }
 
 // askToDrain has a peer begin to drain.
@@ -144,8 +148,8 @@ func (k *keeper) drained(ctx context.Context) error {
 		s := k.n.consensus.State()
 		var reads, fed, done []*roleRun
 		for _, rr := range k.all() {
-			switch givenUp := k.givesUp(s, rr, signs); {
-			case givenUp:
+			switch {
+			case k.givesUp(s, rr, signs):
 				done = append(done, rr)
 			case rr.inlet == nil && rr.busy():
 				reads = append(reads, rr)
@@ -190,9 +194,7 @@ func (k *keeper) handsOver(s *consensus.State, reads []*roleRun) bool {
 	return !slices.ContainsFunc(reads, func(rr *roleRun) bool { return !shared(rr.cfg.Tap) }) &&
 		!slices.ContainsFunc(k.all(), func(rr *roleRun) bool {
 			p, _ := s.Pipeline(rr.key.pipeline)
-			return rr.ctx.Err() == nil && !slices.ContainsFunc(s.Roster, func(n topology.Node) bool {
-				return n.ID != k.n.self.ID && p.Whole().ServedBy(n, rr.key.role)
-			})
+			return rr.ctx.Err() == nil && !served(s, p.Whole(), rr.key.role, k.n.self.ID)
 		})
 }
 
@@ -221,9 +223,7 @@ func (k *keeper) stuck(s *consensus.State, rr *roleRun) bool {
 	}
 	p, _ := s.Pipeline(rr.key.pipeline)
 	whole := p.Whole()
-	served := func(role string) bool {
-		return slices.ContainsFunc(s.Roster, func(n topology.Node) bool { return whole.ServedBy(n, role) })
-	}
+	nodes := func(role string) bool { return served(s, whole, role, "") }
 	behind := []string{rr.key.role}
 	for i := 0; i < len(behind); i++ {
 		here := k.get(roleKey{p.Name, behind[i]})
@@ -232,7 +232,7 @@ func (k *keeper) stuck(s *consensus.State, rr *roleRun) bool {
 		}
 		for _, e := range whole.Graph.Out(behind[i]) {
 			to := k.get(roleKey{p.Name, e.To})
-			goes := i == 0 || e.Port == topology.PortDead || served(e.To) || here != nil && to != nil && !served(e.From)
+			goes := i == 0 || e.Port == topology.PortDead || nodes(e.To) || here != nil && to != nil && !nodes(e.From)
 			if !goes {
 				return true
 			}

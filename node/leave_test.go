@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,7 +88,7 @@ func TestLeaveOfBothEnds(t *testing.T) {
 			var leaving sync.WaitGroup
 			leaving.Go(stops[0])
 			if c.after != stays {
-				time.Sleep(c.after)
+				time.Sleep(c.after) // what a signal to a second machine takes longer
 				leaving.Go(stops[1])
 			}
 			leaving.Wait()
@@ -170,31 +171,46 @@ func TestLeaveOfAStrandedWorker(t *testing.T) {
 	}
 }
 
-// Work that takes longer than drainQuiet is finished, by the only node of it, of the role before it and of the sink.
+// Work that takes longer than drainQuiet is finished: by the only node of it, of the role before it and of the sink,
+// or elsewhere, though it has a port dead of which no node takes anything.
 func TestLeaveWaitsForSlowWork(t *testing.T) {
 	t.Parallel()
-	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "sink": topology.KindSink}
-	c := newCluster(t, "tap -> a -> b -> sink", kinds)
-	var sent, begun, ended atomic.Int64
-	slow := stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
-		begun.Add(1)
-		select {
-		case <-time.After(drainQuiet + 2*time.Second):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		ended.Add(1)
-		return e.Emit(ctx, stream.Out{Body: r.Body})
-	})
-	sink := newCollect()
-	c.add(Role{Name: "tap", Tap: numbered{4}})
-	_, stop := c.add(Role{}, func(cfg *Config) {
-		cfg.Roles = []Role{{Name: "a", Handler: work(0, &sent)}, {Name: "b", Capacity: 4, Handler: slow}, {Name: "sink", Sink: sink}}
-	})
-	c.until(20*time.Second, "in hand", func(api.Status) bool { return begun.Load() == 4 })
-	stop()
-	if out := len(sink.bodies); ended.Load() != 4 || out != 4 {
-		t.Errorf("%d of 4 ended, %d at the sink", ended.Load(), out)
+	kinds := map[string]topology.Kind{"tap": topology.KindTap, "a": topology.KindGo, "b": topology.KindGo, "sink": topology.KindSink, "letters": topology.KindSink}
+	for _, leaves := range [][]string{{"a", "b", "sink"}, {"a"}} {
+		t.Run(strings.Join(leaves, " "), func(t *testing.T) {
+			t.Parallel()
+			var sent, begun, ended atomic.Int64
+			slow := stream.Each(func(ctx context.Context, r stream.Record, e stream.Emitter) error {
+				begun.Add(1)
+				select {
+				case <-time.After(drainQuiet + 2*time.Second):
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				ended.Add(1)
+				return e.Emit(ctx, stream.Out{Body: r.Body})
+			})
+			sink := newCollect()
+			var leaver, other []Role
+			for _, r := range []Role{{Name: "a", Handler: work(0, &sent)}, {Name: "b", Capacity: 4, Handler: slow}, {Name: "sink", Sink: sink}} {
+				if slices.Contains(leaves, r.Name) {
+					leaver = append(leaver, r)
+				} else {
+					other = append(other, r)
+				}
+			}
+			c := newCluster(t, "tap -> a -> b -> sink\nb.dead -> letters", kinds)
+			c.add(Role{Name: "tap", Tap: numbered{4}})
+			_, stop := c.add(Role{}, func(cfg *Config) { cfg.Roles = leaver })
+			c.add(Role{}, func(cfg *Config) { cfg.Roles = other })
+			c.until(20*time.Second, "in hand", func(api.Status) bool { return begun.Load() == 4 })
+			stop()
+			sink.mu.Lock()
+			defer sink.mu.Unlock()
+			if out := len(sink.bodies); ended.Load() != 4 || out != 4 {
+				t.Errorf("%d of 4 ended, %d at the sink", ended.Load(), out)
+			}
+		})
 	}
 }
 
@@ -254,10 +270,8 @@ func TestTapStartsWhileItLeaves(t *testing.T) {
 	c.until(20*time.Second, "in hand", func(api.Status) bool { return count.Load() > 0 })
 	left := make(chan struct{})
 	go func() { defer close(left); stop() }() // ends with the cluster
-	for !n.draining.Load() {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(100 * time.Millisecond) // it has stopped those that it had
+	c.until(10*time.Second, "it drains", func(api.Status) bool { return n.draining.Load() })
+	time.Sleep(100 * time.Millisecond) // by then it has stopped the taps that it had; earlier the test would show less
 	g, err := topology.Parse("late -> end")
 	if err != nil {
 		t.Fatal(err)

@@ -22,9 +22,9 @@ func newDrain() *cobra.Command {
 		Short: "Have a node finish what is in flight and leave",
 		Long: `drain has a node, by default the one that is asked, do what SIGTERM does: its taps read no more,
 what is in flight there is finished, it leaves the cluster and its process ends. What can go no further,
-as a role behind it has no node, is sent or read again: the node leaves 8 s after the last ack. drain
-waits for that; Ctrl-C ends the waiting, not the drain. A role that no other node serves waits, with its
-records, until one does.`,
+as a role behind it has no node, is sent or read again: the node leaves 8 s after the last ack, but not
+with what stdin, http, a program or put brought. drain waits for that; Ctrl-C ends the waiting, not the
+drain. A role that no other node serves waits, with its records, until one does.`,
 		Example:           "  weir drain facebook-2",
 		ValidArgsFunction: completeNames(nodeNames),
 		Args: func(_ *cobra.Command, args []string) error {
