@@ -327,8 +327,10 @@ func (g *Gossip) leave(list *memberlist.Memberlist) {
 	g.mu.Lock()
 	g.leaving = true
 	g.mu.Unlock()
-	if err := list.UpdateNode(leaveWait); err != nil {
-		g.log.Debug("gossip leave is slow", "err", err)
+	for range 2 { // once misses a node now and then, and what comes next stops others from telling it
+		if err := list.UpdateNode(leaveWait / 2); err != nil {
+			g.log.Debug("gossip leave is slow", "err", err)
+		}
 	}
 	if err := list.Leave(leaveWait); err != nil {
 		g.log.Debug("gossip leave is slow", "err", err)

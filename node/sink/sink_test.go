@@ -236,15 +236,16 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	if err := s.Write(t.Context(), records("kept"), stream.Seen{}); err != nil {
 		t.Fatal(err)
 	}
-	// A limit on the size of files is what this process can have as a full disk.
+	// A limit on the size of files is what this process can have as a full disk. It is above what the
+	// test's own log may hold, which go test writes meanwhile.
 	var old syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 8 << 10, Max: old.Max}); err != nil {
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1 << 20, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	failed := s.Write(t.Context(), records(strings.Repeat("x", 16<<10)), stream.Seen{})
+	failed := s.Write(t.Context(), records(strings.Repeat("x", 2<<20)), stream.Seen{})
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		t.Fatal(err)
 	}
