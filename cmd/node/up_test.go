@@ -158,17 +158,16 @@ func TestUpHTTP(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	st, err := api.Get(t.Context(), "http://"+addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := (&running{t: t, addr: "http://" + addr}).until("an answer of each node", 20*time.Second, func(st api.Status) bool {
+		return len(st.Nodes) >= 4 && allAnswered(st)
+	})
 	for _, n := range st.Nodes {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n.PID))
 		if want := "weir\x00start\x00--id\x00" + n.ID + "\x00"; err != nil || !bytes.HasPrefix(cmdline, []byte(want)) {
 			t.Errorf("node %s is said to be process %d, which is %q, %v", n.ID, n.PID, cmdline, err)
 		}
 	}
-	if p := pipelineOf(st, "s"); len(st.Nodes) < 4 || p.State != "running" {
-		t.Errorf("%d nodes, pipeline %+v", len(st.Nodes), p)
+	if p := pipelineOf(st, "s"); p.State != "running" {
+		t.Errorf("pipeline %+v", p)
 	}
 }
