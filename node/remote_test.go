@@ -38,13 +38,11 @@ func TestAsk(t *testing.T) {
 	if _, err = askOne[report](c.ctx, a, b.ID(), "status", long); err == nil {
 		t.Error("a question longer than any was answered")
 	}
-	outs, silent := askAll[report](c.ctx, a, "status", struct{}{}, time.Second)
+	outs, silent := askAll[report](c.ctx, a, "status", struct{}{}, 10*time.Second)
 	if len(outs) != 2 || len(silent) != 0 || outs[a.ID()].ID != a.ID() {
 		t.Errorf("asked all: %d answers, silent %v", len(outs), silent)
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
-	defer cancel()
-	if _, err := askOne[report](ctx, a, a.ID(), "status", struct{}{}); err != nil {
+	if _, err := askOne[report](c.ctx, a, a.ID(), "status", struct{}{}); err != nil {
 		t.Errorf("a node asks itself: %v", err)
 	}
 }
