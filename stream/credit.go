@@ -9,6 +9,9 @@ const (
 	creditMax = 4096
 	// creditQueueMax is how long a record may wait for a handler before the total is halved.
 	creditQueueMax = 10 * time.Millisecond
+	// creditAhead is the most that is granted, as the time that handlers take for it; all else had better
+	// go to another node.
+	creditAhead = time.Second
 	// creditHalveEvery keeps one slow batch from halving twice.
 	creditHalveEvery = 100 * time.Millisecond
 )
@@ -67,13 +70,13 @@ func (c *credit) grant(taken, limit uint64) uint64 {
 	return limit
 }
 
-// starved doubles the total: a handler found nothing while a sender had no credit left. It
-// reports whether there is more to grant.
-func (c *credit) starved() bool {
-	if c.total >= creditMax {
+// starved doubles the total, up to most: a handler found nothing while a sender had no credit left.
+// It reports whether there is more to grant.
+func (c *credit) starved(most uint64) bool {
+	if most = min(most, creditMax); c.total >= most {
 		return false
 	}
-	c.total = min(2*c.total, creditMax)
+	c.total = min(2*c.total, most)
 	return true
 }
 

@@ -92,6 +92,7 @@ type Inlet struct {
 	overseen bool // Run looks at the queue by itself
 	paused   bool // nothing is taken
 	closed   bool
+	worked   bool          // a handler has handled a record
 	service  time.Duration // smoothed time of a handler per record
 	last     time.Duration // of the last batch
 	waits    waits
@@ -349,7 +350,7 @@ func (in *Inlet) starved() {
 			continue
 		}
 		r.spent = false
-		if !in.credit.starved() {
+		if !in.credit.starved(in.ahead()) {
 			return
 		}
 		in.cfg.Hooks.sometimes("credit doubles")
@@ -363,6 +364,18 @@ func (in *Inlet) starved() {
 		}
 		return
 	}
+}
+
+// ahead is how many records the handlers work off in creditAhead, none until they have worked: refusals are
+// no work. Of a sink it cannot be told, since that takes all there is at once.
+func (in *Inlet) ahead() uint64 {
+	switch {
+	case in.cfg.Serial:
+		return creditMax
+	case !in.worked:
+		return 0
+	}
+	return uint64(in.cfg.Capacity) * uint64(creditAhead) / uint64(max(in.service, 1))
 }
 
 // Serve runs a link that a sender opened with hello: it accepts it, unless a newer generation

@@ -295,37 +295,42 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// What a handler refuses at once is no reason to hand it more at a time when it works again.
+// What a handler refuses at once is no reason to hand it more at a time when it works again, nor to grant more
+// than it does in a second: all of that would wait here, with other nodes free. Nor is it where it never worked.
 func TestRefusalsAreNoWork(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		b := NewBudget(0)
-		tap := r.outlet("tap", b, "", "map")
-		var away atomic.Bool
-		var refused, most atomic.Int64
-		in := r.inlet(InletConfig{Role: "map", Capacity: 20, Budget: b, Handler: whole(func(_ context.Context, b *Batch) error {
-			if away.Load() {
-				refused.Add(int64(b.Len()))
-				return Retry(0, errors.New("the service is away"))
+	for _, works := range []time.Duration{300 * time.Millisecond, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			b := NewBudget(0)
+			tap := r.outlet("tap", b, "", "map")
+			from := time.Now().Add(works)
+			var refused, most atomic.Int64
+			in := r.inlet(InletConfig{Role: "map", Capacity: 20, Budget: b, Handler: whole(func(_ context.Context, b *Batch) error {
+				if away := time.Since(from); away >= 0 && away < time.Second {
+					refused.Add(int64(b.Len()))
+					return Retry(0, errors.New("the service is away"))
+				}
+				most.Store(max(most.Load(), int64(b.Len())))
+				time.Sleep(time.Duration(b.Len()) * 100 * time.Millisecond)
+				return nil
+			})})
+			r.link(tap, "tap", "map", in, "n1")
+			_, done := r.source(tap, b, &numbers{n: 4000})
+			time.Sleep(works + time.Second)
+			in.mu.Lock()
+			if total := in.credit.total; total > 200 {
+				t.Errorf("it grants %d records, and does 200 a second", total)
 			}
-			most.Store(max(most.Load(), int64(b.Len())))
-			time.Sleep(time.Duration(b.Len()) * 100 * time.Millisecond)
-			return nil
-		})})
-		r.link(tap, "tap", "map", in, "n1")
-		_, done := r.source(tap, b, &numbers{n: 400})
-		time.Sleep(300 * time.Millisecond)
-		away.Store(true)
-		time.Sleep(time.Second)
-		away.Store(false)
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-		if most.Load() > 1 || refused.Load() < 100 {
-			t.Errorf("after %d refusals a hand was given %d records of 100 ms", refused.Load(), most.Load())
-		}
-		r.stop()
-	})
+			in.mu.Unlock()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if most.Load() > 1 || refused.Load() < 100 {
+				t.Errorf("after %d refusals a hand was given %d records of 100 ms", refused.Load(), most.Load())
+			}
+			r.stop()
+		})
+	}
 }
 
 // A service that refuses everything for a while holds up the tap in bounds and loses nothing. A round of

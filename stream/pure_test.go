@@ -53,7 +53,10 @@ func TestCredit(t *testing.T) {
 				c.close(links[i].taken, links[i].limit)
 				links = append(links[:i], links[i+1:]...)
 			case what == 1:
-				c.starved()
+				most := rapid.Uint64Range(0, 2*creditMax).Draw(t, "most")
+				if before := c.total; c.starved(most) && c.total > most || c.total < before {
+					t.Fatalf("total %d after %d, at most %d asked for", c.total, before, most)
+				}
 			case what == 2:
 				c.waited(time.Second, 0, time.Unix(int64(links[i].taken), 0))
 			case links[i].limit > links[i].taken:

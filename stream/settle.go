@@ -45,7 +45,7 @@ func (in *Inlet) learn(handled int, took time.Duration) {
 	if handled == 0 {
 		return
 	}
-	in.last = took
+	in.worked, in.last = true, took
 	per := took / time.Duration(handled)
 	in.service += (per - in.service) / 4
 	if per > in.service { // slower than thought: believe it at once

@@ -183,8 +183,11 @@ func (r *simReport) finish() error {
 		fmt.Fprintf(b, "rare branches never taken: %s\n", strings.Join(s.NeverReached, ", "))
 	}
 	speed := s.VirtualSeconds / max(s.RealSeconds, time.Millisecond.Seconds())
-	fmt.Fprintf(b, "%s: %d of %d seeds, %.1f s in %.1f s (%.0fx)\n",
-		s.Verdict, s.Seeds-len(s.FailedSeeds), s.Seeds, s.VirtualSeconds, s.RealSeconds, speed)
+	judged := s.Seeds - len(s.FailedSeeds)
+	if s.Verdict == "violated" {
+		judged = len(s.FailedSeeds)
+	}
+	fmt.Fprintf(b, "%s: %d of %d seeds, %.1f s in %.1f s (%.0fx)\n", s.Verdict, judged, s.Seeds, s.VirtualSeconds, s.RealSeconds, speed)
 	if r.cfg.JSON {
 		enc := json.NewEncoder(b)
 		enc.SetEscapeHTML(false) // links are written with an arrow
