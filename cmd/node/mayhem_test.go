@@ -49,7 +49,7 @@ roles:
 
 	victims := []string{"in", "w1", "w2", "p1", "p2", "out", "leader"}
 	killed := make(map[string]int)
-	var again, kills, rss uint64
+	var again, read, kills, rss uint64
 	for end := time.Now().Add(*mayhem); time.Now().Before(end); kills++ {
 		next := time.Now().Add(every)
 		st := h.until("a leader", 10*time.Second, func(st api.Status) bool {
@@ -65,7 +65,10 @@ roles:
 			continue // who is away still leads for those who have not noticed
 		}
 		killed[what]++
-		if victim.name == "out" {
+		switch victim.name {
+		case "in":
+			read += victim.read() // of this life of the tap
+		case "out":
 			again += st.Pipelines[0].Duplicates // of this life of the sink
 		}
 		rss = max(rss, victim.rss())
@@ -76,11 +79,15 @@ roles:
 	}
 	st := h.finish(lines, 2*time.Minute)
 	again += st.Pipelines[0].Duplicates
+	read += h.place("in").read()
 	for _, n := range h.nodes {
 		rss = max(rss, n.rss())
 	}
-	t.Logf("killed %v; the sink was given %d records that it had; at most %d MiB a node", killed, again, rss>>20)
-	if most := kills * window; again > most {
+	// A tap goes on at the oldest record that was not acked. Where records of a dead worker are still on their way,
+	// one by one, that is older than a window; what one costs that dies alone is TestTapKilledAgainAndAgain's.
+	reread := read - min(read, uint64(lines))
+	t.Logf("killed %v; the sink was given %d records that it had, the tap had read %d again; at most %d MiB a node", killed, again, reread, rss>>20)
+	if most := kills*window + reread; again > most {
 		t.Errorf("%d records came again after %d kills: at most %d", again, kills, most)
 	}
 	if rss > rssMax {
