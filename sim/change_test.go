@@ -16,6 +16,7 @@ import (
 // A graph changes while records flow: roles come, roles go, one of them with a node that dies while
 // it has records. Nothing is lost, nothing stays behind.
 func TestGraphChanges(t *testing.T) {
+	long(t)
 	for _, dies := range []bool{false, true} {
 		t.Run(fmt.Sprint("dies=", dies), func(t *testing.T) {
 			inLab(t, "tap -> a -> sink\ntap -> log", func(l *lab) {

@@ -295,6 +295,7 @@ func TestTapThatReadsOnce(t *testing.T) {
 // Shared partitions are spread over the nodes of the role. They go to others at once when a node
 // leaves, and after the takeover when it dies.
 func TestSharedTap(t *testing.T) {
+	long(t)
 	inLab(t, "tap -> a -> sink", func(l *lab) {
 		l.shared(0)
 		const n = 30_000
