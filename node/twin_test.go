@@ -31,7 +31,7 @@ func TestCopyOfADataDir(t *testing.T) {
 	n, stop := c.add(Role{Name: "out", Sink: newCollect()}, kept)
 	c.admitted(n)
 	var copied *Node
-	for deadline := time.Now().Add(10 * time.Second); copied == nil; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); copied == nil; time.Sleep(50 * time.Millisecond) { // between two copies
 		twin := filepath.Join(t.TempDir(), "twin")
 		if err := os.CopyFS(twin, os.DirFS(dir)); err != nil {
 			t.Fatal(err)

@@ -238,9 +238,9 @@ func TestLeaderKilledAgainAndAgain(t *testing.T) {
 		}
 		gaps = append(gaps, time.UnixMilli(st.Elections[i].CommittedMS).Sub(killed))
 		h.flowing(2 * time.Second)
-		time.Sleep(time.Until(killed.Add(down)))
+		time.Sleep(time.Until(killed.Add(down))) // it is missed for that long
 		leader.start()
-		time.Sleep(up)
+		time.Sleep(up) // and back for that long before the next one dies
 	}
 	h.finish(lines, 60*time.Second)
 	slices.Sort(gaps)
@@ -269,14 +269,14 @@ func TestAllKilledAtOnce(t *testing.T) {
 	first := h.place("w2")
 	first.start()
 	const waits = `msg="waiting for a leader, whom a majority of the voters elects" node=w2`
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(first.log(), waits); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(first.log(), waits); time.Sleep(20 * time.Millisecond) { // between two looks
 		if time.Now().After(deadline) {
 			t.Fatalf("it does not say whom it waits for:\n%s", first.log())
 		}
 	}
 	for _, name := range []string{"out", "v3", "in", "v1", "w1", "v2"} {
 		h.place(name).start()
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond) // so that they start one after the other
 	}
 	last := time.Now()
 	h.flowing(10 * time.Second)
@@ -315,7 +315,7 @@ func TestWorkerJoinsWithoutALeader(t *testing.T) {
 	late.seeds = []*started{h.place("in")}
 	h.until("no quorum", 10*time.Second, func(st api.Status) bool { return !st.Quorum })
 	late.start()
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // in which it must not be served, as there is no leader
 	served := func() bool {
 		b, err := os.ReadFile(h.path("out.txt"))
 		if err != nil {
@@ -334,7 +334,7 @@ func TestWorkerJoinsWithoutALeader(t *testing.T) {
 		if time.Since(led) > 15*time.Second { // a second, and what a busy machine takes
 			h.until("records at the late worker", 0, func(api.Status) bool { return false })
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // between two looks
 	}
 	t.Logf("records at the late worker %v after a leader was seen", time.Since(led))
 }

@@ -169,9 +169,10 @@ func (r *simReport) command(seed uint64) string {
 func (r *simReport) finish() error {
 	r.con.show("")
 	s := &r.sum
+	judged := s.Seeds
 	s.Verdict = "held"
-	if len(s.FailedSeeds) > 0 {
-		s.Verdict = "violated"
+	if n := len(s.FailedSeeds); n > 0 {
+		s.Verdict, judged = "violated", n
 	}
 	s.NeverReached = append([]string{}, sim.Unreached(r.reached...)...)
 	s.FailedSeeds = append([]uint64{}, s.FailedSeeds...)
@@ -183,10 +184,6 @@ func (r *simReport) finish() error {
 		fmt.Fprintf(b, "rare branches never taken: %s\n", strings.Join(s.NeverReached, ", "))
 	}
 	speed := s.VirtualSeconds / max(s.RealSeconds, time.Millisecond.Seconds())
-	judged := s.Seeds - len(s.FailedSeeds)
-	if s.Verdict == "violated" {
-		judged = len(s.FailedSeeds)
-	}
 	fmt.Fprintf(b, "%s: %d of %d seeds, %.1f s in %.1f s (%.0fx)\n", s.Verdict, judged, s.Seeds, s.VirtualSeconds, s.RealSeconds, speed)
 	if r.cfg.JSON {
 		enc := json.NewEncoder(b)

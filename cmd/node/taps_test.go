@@ -172,7 +172,7 @@ func TestRedisTap(t *testing.T) {
 	h.complete(total, 60*time.Second)
 	add(500)
 	server.Kill()
-	time.Sleep(*redisAway)
+	time.Sleep(*redisAway) // it is away
 	server.Start()
 	add(500)
 	h.complete(total, 60*time.Second)
@@ -245,8 +245,8 @@ func TestHTTPTap(t *testing.T) {
 	}
 	h.flowing(30 * time.Second)
 	held := []*started{h.place("in"), h.place("work"), h.place("out")}
-	h.kill(held[2]) // so that there are some
-	time.Sleep(time.Second)
+	h.kill(held[2])         // so that there are some
+	time.Sleep(time.Second) // in which they fill their windows
 	h.kill(held...)
 	for _, n := range held {
 		n.start()

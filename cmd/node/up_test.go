@@ -62,7 +62,7 @@ func waitForText(t *testing.T, path, text string) {
 		if bytes.Contains(b, []byte(text)) {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // between two looks
 	}
 }
 
