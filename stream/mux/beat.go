@@ -76,7 +76,7 @@ func (m *Mux) Beat(ctx context.Context, id topology.NodeID, addr string) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if errors.Is(err, ErrNoAnswer) { // a connection that it has to us waits for the idle timeout
+	if errors.Is(err, ErrNoAnswer) || errors.Is(err, ErrNotPeer) { // else a link waits for the idle timeout
 		m.sometimes("a peer dies before its first heartbeat")
 		m.bury(id, 0)
 	}

@@ -103,29 +103,45 @@ func TestBeatKilledPeer(t *testing.T) {
 	})
 }
 
-// A peer that dies when there is a link and no heartbeat yet is noticed when it does not answer:
-// without that the link would wait for the idle timeout. The simulator found it.
+// A peer that dies when there is a link and no heartbeat yet is noticed when nobody answers at its address,
+// or another node does that has come there: without that the link would wait for the idle timeout. The
+// simulator found both.
 func TestBeatOfYoungLink(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		wire := newMemnet()
-		n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
-		n2 := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
-		c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := say(c, "alive?"); err != nil {
-			t.Fatal(err)
-		}
-		wire.setCut(func(string, string, []byte) bool { return true })
-		if err := n1.Beat(within(t, time.Hour), "n2", n2.addr); !errors.Is(err, ErrDead) {
-			t.Errorf("Beat = %v, want ErrDead", err)
-		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {
-			t.Errorf("the link to a dead peer: %v, want ErrLost", err)
-		}
-	})
+	for _, test := range []struct {
+		name string
+		die  func(t *testing.T, wire *memnet, n2 *node)
+	}{
+		{"nobody answers", func(_ *testing.T, wire *memnet, _ *node) {
+			wire.setCut(func(string, string, []byte) bool { return true })
+		}},
+		{"another node answers", func(t *testing.T, wire *memnet, n2 *node) {
+			start(t, wire.listen("10.0.0.2:1"), "n3")
+			n2.stop()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				wire := newMemnet()
+				n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
+				n2 := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
+				c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := say(c, "alive?"); err != nil {
+					t.Fatal(err)
+				}
+				test.die(t, wire, n2)
+				if err := n1.Beat(within(t, time.Hour), "n2", n2.addr); !errors.Is(err, ErrDead) {
+					t.Errorf("Beat = %v, want ErrDead", err)
+				}
+				_ = c.SetReadDeadline(time.Now().Add(time.Second))
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {
+					t.Errorf("the link to a dead peer: %v, want ErrLost", err)
+				}
+			})
+		})
+	}
 }
 
 // One direction lost is as dead as both.
