@@ -17,6 +17,7 @@ var branches = []string{
 	"a heartbeat finds that a peer has started anew",
 	"a later start of a peer connects",
 	"a leader proposes its first entry again",
+	"a link ends before its suspect is cleared",
 	"a link has no credit",
 	"a link is drained",
 	"a link is refused because our state is behind",

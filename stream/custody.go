@@ -176,12 +176,14 @@ func (o *Outlet) adoptOne(e *outEdge, or *orphan) bool {
 		return false
 	}
 	o.cfg.Hooks.sometimes("a record goes to another link")
+	or.rec.Suspect = or.custody >= suspect
 	o.place(s, &or.rec, or.t, need)
 	sl := s.win.at(s.win.next - 1)
 	sl.again, sl.custody = true, or.custody
 	sl.deaths, _, _ = e.deaths(or.deaths)
 	if or.custody >= suspect {
 		s.suspects++
+		s.guarded = s.win.next
 		s.reserved = or.custody == alone
 		e.lane.sent++
 	}

@@ -17,14 +17,15 @@ import (
 type Batch struct {
 	Records []Record
 
-	in     *Inlet
-	outlet *Outlet // nil: a sink
-	lone   bool    // its record is given to the handler alone: it has failed before
-	trees  []*tree
-	claims []uint64
-	blocks []*block // what the records are parts of
-	bytes  int      // of bodies
-	items  []item
+	in       *Inlet
+	outlet   *Outlet // nil: a sink
+	lone     bool    // its record is given to the handler alone: it has failed before
+	suspects bool    // its records are, all of one link
+	trees    []*tree
+	claims   []uint64
+	blocks   []*block // what the records are parts of
+	bytes    int      // of bodies
+	items    []item
 
 	steps atomic.Uint64 // calls of Progress
 
@@ -100,7 +101,7 @@ const heldBytesMax = 4 << 10
 
 func (b *Batch) reset() {
 	b.Records, b.trees, b.claims, b.blocks, b.bytes = b.Records[:0], b.trees[:0], b.claims[:0], b.blocks[:0], 0
-	b.lone = false
+	b.lone, b.suspects = false, false
 }
 
 // release lets go of what the records are parts of.

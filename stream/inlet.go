@@ -80,6 +80,7 @@ type Inlet struct {
 	mu       sync.Mutex
 	work     sync.Cond // for handling goroutines: the queue grew, busy fell, or closed
 	more     sync.Cond // for Run: there is something to oversee, or closed
+	cleared  sync.Cond // for who has suspects: some of a link are, or it ended, or closed
 	queue    []*block  // at most one of each link
 	links    map[linkKey]*Receiver
 	fences   fences
@@ -130,7 +131,7 @@ func NewInlet(cfg InletConfig) *Inlet {
 	if cfg.Serial {
 		in.credit = newCredit(sinkRecordsMax)
 	}
-	in.work.L, in.more.L = &in.mu, &in.mu
+	in.work.L, in.more.L, in.cleared.L = &in.mu, &in.mu, &in.mu
 	return in
 }
 
@@ -142,6 +143,7 @@ func (in *Inlet) Run(ctx context.Context) error {
 		in.closed = true
 		in.work.Broadcast()
 		in.more.Broadcast()
+		in.cleared.Broadcast()
 	})
 	defer stop()
 	in.mu.Lock()
@@ -217,6 +219,9 @@ func (in *Inlet) hand(ctx context.Context) {
 		}
 		if first := &b.Records[0]; first.Attempt > in.cfg.Attempts { // then it is alone
 			in.finish(ctx, b, Poison(errCondemned), 0)
+			continue
+		}
+		if b.suspects && !in.await(b) {
 			continue
 		}
 		start := time.Now()
@@ -311,11 +316,12 @@ func (in *Inlet) takeFrom(bl *block, b *Batch, records, bytes int, now time.Time
 			continue
 		}
 		lone := bl.rec.Attempt > 1 || once
-		if len(b.Records) > 0 && (lone || b.lone || in.cfg.Serial && bl.rec.Source != b.Records[0].ID.Source) {
+		if len(b.Records) > 0 && (lone || b.lone || bl.rec.Suspect != b.suspects || b.suspects && len(b.blocks) > 0 ||
+			in.cfg.Serial && bl.rec.Source != b.Records[0].ID.Source) {
 			more = false
 			break
 		}
-		b.lone = lone
+		b.lone, b.suspects = lone, bl.rec.Suspect
 		b.add(bl)
 		taken++
 	}
@@ -425,6 +431,7 @@ func (in *Inlet) forget(r *Receiver) {
 		return
 	}
 	r.gone = true
+	in.cleared.Broadcast()
 	in.watch(EventEnd, r)
 	in.credit.close(r.taken, r.limit)
 	in.queue = slices.DeleteFunc(in.queue, func(bl *block) bool {

@@ -11,9 +11,11 @@ import (
 // the node's handlers had, as far as the sender knows. They go on through a lane, one at a time, beside
 // the ordinary records. One that is handled, whatever comes of it, is a suspect no more. One that was
 // the only suspect on as many nodes that died as its role has attempts is condemned: the next receiver
-// makes it a dead letter, unseen by a handler. A link may break though its peer lives, so who is linked
-// again has not died, and before the sentence there is time for that. These deaths are not counted with a handler's failures:
-// one that nearly failed too often would be condemned because a node died by chance.
+// makes it a dead letter, unseen by a handler. What counts is who died with it in hand, so its receiver
+// keeps it from the handler until the sender knows that it was taken, and has said so (CLEAR). A link may
+// break though its peer lives, so who is linked again has not died, and before the sentence there is time
+// for that. These deaths are not counted with a handler's failures: one that nearly failed too often would
+// be condemned because a node died by chance.
 
 const (
 	// probation is how long a lane waits for a suspect to be handled before the next one goes to another
@@ -194,7 +196,7 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	switch {
 	case sl.handled:
 		or.custody, or.deaths = ordinary, nil
-	case !j.died || seq >= j.sent: // as it was
+	case !j.died || seq >= j.sent || or.custody >= suspect && seq >= j.s.cleared: // as it was
 	case or.custody >= suspect:
 		or.custody = alone
 		if j.single {
@@ -218,4 +220,33 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 	default:
 		e.orphans = append(e.orphans, *or)
 	}
+}
+
+// await waits until the sender of suspects knows that they are in hand, so that a death from here on is
+// known to be one with them. It reports false where their link ended before: then they are another node's.
+func (in *Inlet) await(b *Batch) bool {
+	last := b.trees[len(b.trees)-1]
+	r := last.slab.owner.(*Receiver)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for r.cleared <= last.seq && !r.gone && !in.closed {
+		in.cleared.Wait()
+	}
+	if r.cleared > last.seq {
+		return true
+	}
+	in.cfg.Hooks.sometimes("a link ends before its suspect is cleared")
+	b.release()
+	in.busy -= len(b.Records)
+	in.idle++
+	in.work.Signal()
+	return false
+}
+
+// clear notes that a link's sender knows of all below a link seq that they are taken.
+func (in *Inlet) clear(r *Receiver, below uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	r.cleared = below
+	in.cleared.Broadcast()
 }

@@ -62,8 +62,8 @@ func (l *Incoming) Edge() topology.Edge {
 	return topology.Edge{From: l.From, Port: l.Port, To: l.To}
 }
 
-// Receiver is the receiving end of a link: one goroutine reads batches, the next only when
-// all records of the one before are taken; another writes acks.
+// Receiver is the receiving end of a link: one goroutine reads frames, the next batch only when all
+// records of the one before are taken; another writes acks.
 type Receiver struct {
 	in    *Inlet
 	conn  net.Conn
@@ -76,13 +76,14 @@ type Receiver struct {
 	stop  context.CancelCauseFunc
 
 	// in.mu guards these; link seqs.
-	next   uint64 // read
-	taken  uint64
-	limit  uint64
-	ahead  int  // bytes of buffers read and not all taken
-	spent  bool // the sender said that its credit ended
-	gone   bool
-	passed passed
+	next    uint64 // read
+	taken   uint64
+	limit   uint64
+	ahead   int    // bytes of buffers read and not all taken
+	cleared uint64 // the sender knows that those below are taken
+	spent   bool   // the sender said that its credit ended
+	gone    bool
+	passed  passed
 
 	mu          sync.Mutex // guards what the ack writer sends next
 	credit      wire.Ack   // its Taken and Limit
@@ -132,6 +133,11 @@ func (r *Receiver) read(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read link: %w", err)
 		}
+		if t == wire.TypeBatch {
+			if err := r.await(ctx); err != nil {
+				return err
+			}
+		}
 		c := b.chunks.get(wire.HeaderBytes + n)
 		c.buf = c.buf[:wire.HeaderBytes+n]
 		if _, err := io.ReadFull(r.br, c.buf); err != nil {
@@ -139,7 +145,7 @@ func (r *Receiver) read(ctx context.Context) error {
 			return fmt.Errorf("read frame of %d bytes: %w", n, err)
 		}
 		if t == wire.TypeBatch {
-			err = r.readBatch(ctx, c)
+			err = r.readBatch(c)
 		} else {
 			err = r.control(t, c.buf[wire.HeaderBytes:])
 			b.chunks.put(c)
@@ -159,15 +165,33 @@ func (r *Receiver) control(t wire.Type, body []byte) error {
 		}
 		m.Position = slices.Clone(m.Position)
 		r.in.mark(m)
+	case t == wire.TypeClear:
+		c, err := wire.ParseClear(body)
+		if err != nil {
+			return fmt.Errorf("clear: %w", err)
+		}
+		r.in.clear(r, c.Below)
 	case !t.Skippable():
 		return fmt.Errorf("frame of type %d on the data direction: %w", t, wire.ErrBad)
 	}
 	return nil
 }
 
-// readBatch hands a batch to the inlet and waits until the next may be read: what is read and not
-// taken is one batch, little more for a sink, the rest stays with the sender.
-func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
+// await waits until the next batch may be read: what is read and not taken is one batch, little more for
+// a sink, the rest stays with the sender.
+func (r *Receiver) await(ctx context.Context) error {
+	for !r.in.mayRead(r) {
+		select {
+		case <-r.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// readBatch hands a batch to the inlet.
+func (r *Receiver) readBatch(c *chunk) error {
 	batch, err := wire.ParseBatch(c.buf[wire.HeaderBytes:])
 	if err != nil {
 		return err
@@ -186,13 +210,6 @@ func (r *Receiver) readBatch(ctx context.Context, c *chunk) error {
 	if !in.enqueue(bl) {
 		in.cfg.Hooks.sometimes("a batch comes on a link that was replaced")
 		return errors.New("the link was replaced")
-	}
-	for !in.mayRead(r) {
-		select {
-		case <-r.room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
 	}
 	return nil
 }

@@ -60,8 +60,11 @@ type Sender struct {
 	capacity     uint64   // the most records that the peer's handlers have at once
 	life         uint64   // of the peer's role
 	since        time.Time
-	suspects     int  // on it, not handled
-	reserved     bool // for the one suspect on it, which is to be alone
+	suspects     int    // on it, not handled
+	guarded      uint64 // after the last suspect placed on it
+	waiting      uint64 // after the last one written: what follows is written when all below are cleared
+	cleared      uint64 // what the peer was told to be known as taken
+	reserved     bool   // for the one suspect on it, which is to be alone
 	draining     bool
 
 	ended bool // by the peer, which therefore lives; set before Serve returns
@@ -281,7 +284,7 @@ func (s *Sender) write(ctx context.Context) error {
 	}
 }
 
-// next takes what is pending for the writer, and appends the marks that are due.
+// next takes what is pending for the writer, and appends the marks that are due and what is to be cleared.
 func (s *Sender) next(frames []byte) (*chunk, []byte) {
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
@@ -291,9 +294,17 @@ func (s *Sender) next(frames []byte) (*chunk, []byte) {
 		}
 	}
 	s.marks = s.marks[:0]
+	if s.cleared < min(s.taken, s.waiting) {
+		s.cleared = s.taken
+		frames = wire.Clear{Below: s.cleared}.Append(frames)
+	}
 	c := s.pending
+	if s.cleared < s.waiting {
+		c = nil // the peer reads nothing behind it before the records there are taken
+	}
 	if c != nil {
 		s.pending = nil
+		s.waiting = s.guarded
 		c.writing, c.at = true, time.Now()
 		c.finish(s.win.next >= s.limit)
 		s.watchSent(c)
@@ -363,7 +374,7 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 		trees = s.free(r, now, trees)
 	}
 	o.adopt(s.e)
-	if s.draining && s.win.records == 0 {
+	if s.cleared < min(s.taken, s.waiting) || s.draining && s.win.records == 0 {
 		raise(s.wake)
 	}
 	o.wake()

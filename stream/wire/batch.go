@@ -11,6 +11,7 @@ type Record struct {
 	Source, Gen, Claim uint64
 	Seq, Path          uint64
 	Attempt            uint64 // from 1
+	Suspect            bool   // it waits for a CLEAR before it is handled
 	Key, Body          []byte
 	Header             map[string]string // nil or up to 32 entries of 4 KiB together
 }
@@ -30,7 +31,8 @@ const (
 	flagAttempt = 1 << 3 // other than 1
 	flagKey     = 1 << 4
 	flagHeader  = 1 << 5
-	flagsKnown  = 1<<6 - 1
+	flagSuspect = 1 << 6
+	flagsKnown  = 1<<7 - 1
 )
 
 // BatchPrefix is how many bytes of a batch's buffer come before its first record.
@@ -106,6 +108,9 @@ func (c *Coder) Append(b []byte, r *Record) []byte {
 		flags |= flagAttempt
 		b = binary.AppendUvarint(b, r.Attempt)
 	}
+	if r.Suspect {
+		flags |= flagSuspect
+	}
 	if r.Key != nil {
 		flags |= flagKey
 		b = appendBytes(b, r.Key)
@@ -176,7 +181,7 @@ func (b *Batch) Next(r *Record) error {
 	if flags&flagPath != 0 {
 		b.c.path = d.uint64()
 	}
-	*r = Record{Source: b.c.source, Gen: b.c.gen, Claim: b.c.claim, Seq: b.c.seq, Path: b.c.path, Attempt: 1}
+	*r = Record{Source: b.c.source, Gen: b.c.gen, Claim: b.c.claim, Seq: b.c.seq, Path: b.c.path, Attempt: 1, Suspect: flags&flagSuspect != 0}
 	if flags&flagAttempt != 0 {
 		r.Attempt = d.uvarint()
 	}

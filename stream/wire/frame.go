@@ -3,7 +3,7 @@
 //
 // A link is one bidirectional stream, opened by the sender of records:
 //
-//	sender   → HELLO, then any of BATCH, MARK
+//	sender   → HELLO, then any of BATCH, MARK, CLEAR
 //	receiver → HELLO-OK or HELLO-ERR, then any of ACK, NACK
 //
 // Every frame is a type byte, a length of four bytes (big endian) and as many bytes. Types
@@ -32,6 +32,7 @@ const (
 	TypeMark     Type = 5
 	TypeAck      Type = 6
 	TypeNack     Type = 7
+	TypeClear    Type = 8
 
 	typeSkippable Type = 0x80
 )
@@ -241,6 +242,24 @@ func ParseMark(body []byte) (Mark, error) {
 
 func (d *decoder) mark() Mark {
 	return Mark{Source: d.uint64(), Gen: d.uint64(), Claim: d.uvarint(), Next: d.uvarint(), Position: d.bytes(positionMax)}
+}
+
+// Clear says that the sender knows of all records with a link seq below Below that they are taken: the
+// suspects among them may be handled.
+type Clear struct {
+	Below uint64
+}
+
+// Append appends the frame.
+func (c Clear) Append(b []byte) []byte {
+	return frame(b, TypeClear, func(b []byte) []byte { return binary.AppendUvarint(b, c.Below) })
+}
+
+// ParseClear reads the body of a CLEAR.
+func ParseClear(body []byte) (Clear, error) {
+	d := decoder{b: body}
+	c := Clear{Below: d.uvarint()}
+	return c, d.end()
 }
 
 // Nack gives one record back.

@@ -19,6 +19,7 @@ func genRecord(t *rapid.T) Record {
 		Body:   rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "body"),
 	}
 	r.Attempt = rapid.Uint64Range(1, 4).Draw(t, "attempt")
+	r.Suspect = rapid.Bool().Draw(t, "suspect")
 	if rapid.Bool().Draw(t, "keyed") {
 		r.Key = rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "key")
 	}
@@ -72,6 +73,7 @@ func TestControlRoundTrip(t *testing.T) {
 	ok := HelloOK{1, 100, 50, 3, 1 << 62, []Mark{{1, 2, 3, 4, []byte("pos")}, {5, 6, 7, 8, []byte("x")}}}
 	refuse := HelloErr{CodeStale, "behind"}
 	mark := Mark{1, 2, 3, 4, []byte("pos")}
+	clear := Clear{1 << 40}
 	nack := Nack{5, CodeStop, 78, 1500, "no such program"}
 	ack := Ack{7, 9, []Range{{0, 3}}, []Range{{4, 5}, {7, 100}}}
 	check := func(name string, frame []byte, parse func([]byte) (any, error), want any) {
@@ -97,6 +99,7 @@ func TestControlRoundTrip(t *testing.T) {
 	check("hello-ok", ok.Append(nil), func(b []byte) (any, error) { return ParseHelloOK(b) }, ok)
 	check("hello-err", refuse.Append(nil), func(b []byte) (any, error) { return ParseHelloErr(b) }, refuse)
 	check("mark", mark.Append(nil), func(b []byte) (any, error) { return ParseMark(b) }, mark)
+	check("clear", clear.Append(nil), func(b []byte) (any, error) { return ParseClear(b) }, clear)
 	check("nack", nack.Append(nil), func(b []byte) (any, error) { return ParseNack(b) }, nack)
 	check("ack", ack.Append(nil), func(b []byte) (any, error) { var a Ack; err := a.Parse(b); return a, err }, ack)
 }
@@ -149,6 +152,7 @@ func FuzzDecode(f *testing.F) {
 		_, _ = ParseHelloErr(body)
 		_, _ = ParseMark(body)
 		_, _ = ParseNack(body)
+		_, _ = ParseClear(body)
 		var a Ack
 		if a.Parse(body) == nil {
 			var again Ack
