@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"weir/stream/wire"
 	"weir/topology"
@@ -118,6 +119,12 @@ func TestSuspectsWaitToBeCleared(t *testing.T) {
 		s.records("E")
 		s.clear(1)
 		h.want("only what came before it is cleared", "A B d")
+		other := tellTo(t, r, in, "n2", 1)
+		other.records("f")
+		h.want("the handler waits for the first link", "A B d")
+		time.Sleep(clearMax)
+		synctest.Wait()
+		h.want("it waited long enough", "A B d f")
 		r.stop()
 	})
 }
@@ -137,10 +144,10 @@ func TestSuspectsAreApart(t *testing.T) {
 		in.Pause(false)
 		synctest.Wait()
 		h.want("what comes before a suspect", "a b c")
-		two.clear(2)
-		h.want("the other link is cleared", "a b c")
 		one.clear(3)
-		h.want("both are", "a b c D E f")
+		h.want("its own link is cleared", "a b c D")
+		two.clear(2)
+		h.want("the other is", "a b c D E f")
 		r.stop()
 	})
 }

@@ -39,7 +39,7 @@ const (
 	EventFreed             // sender: link seqs [Lo, Hi) are out of custody
 	EventAccept            // receiver: this generation is read from now on; it may send below Hi
 	EventEnd               // receiver: this generation is read no more
-	EventTaken             // receiver: handlers were given all below Lo, those below Hi may be sent
+	EventTaken             // receiver: all below Lo were taken for handlers, those below Hi may be sent
 	EventDone              // receiver: link seqs [Lo, Hi) are acked
 	EventSource            // source Lo begins generation Generation of its partition Text
 	EventClaimed           // receiver: records of source Lo with claim Hi are taken right from its tap

@@ -273,6 +273,7 @@ func TestHostileSender(t *testing.T) {
 		"a batch of 2 GiB":               {byte(wire.TypeBatch), 0x80, 0, 0, 0},
 		"a record longer than its batch": broken,
 		"a frame of an unknown type":     {0x41, 0, 0, 0, 0},
+		"a clear of what was not taken":  wire.Clear{Below: 1}.Append(nil),
 		"a second hello":                 hello.Append(nil),
 	} {
 		t.Run(name, func(t *testing.T) {

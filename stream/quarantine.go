@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
+	"weir/stream/wire"
 	"weir/topology"
 )
 
@@ -28,6 +30,9 @@ const (
 	// eighth go together. A handler has as many as its capacity in hand, 50 unless told otherwise; a
 	// sink has thousands, and an fsync for each would take seconds: so 4096 are a hundred rounds.
 	laneAlone = 64
+	// clearMax is how long a hand waits for a suspect to be cleared before it ends the link. Heartbeats end it
+	// earlier, but for a link that is not in the layout any more.
+	clearMax = 3 * time.Second
 	// steadyFor is how long no link of an edge must have come or gone before who has none is taken for dead: as
 	// long as it takes gossip to say so.
 	steadyFor = 3 * time.Second
@@ -227,6 +232,8 @@ func (j *trial) judge(or *orphan, sl *slot, seq uint64) {
 func (in *Inlet) await(b *Batch) bool {
 	last := b.trees[len(b.trees)-1]
 	r := last.slab.owner.(*Receiver)
+	late := time.AfterFunc(clearMax, func() { r.fail(fmt.Errorf("suspects were not cleared for %v", clearMax)) })
+	defer late.Stop()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for r.cleared <= last.seq && !r.gone && !in.closed {
@@ -244,9 +251,13 @@ func (in *Inlet) await(b *Batch) bool {
 }
 
 // clear notes that a link's sender knows of all below a link seq that they are taken.
-func (in *Inlet) clear(r *Receiver, below uint64) {
+func (in *Inlet) clear(r *Receiver, below uint64) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	r.cleared = below
+	if below > r.taken {
+		return fmt.Errorf("clear of records below %d where %d were taken: %w", below, r.taken, wire.ErrBad)
+	}
+	r.cleared = max(r.cleared, below)
 	in.cleared.Broadcast()
+	return nil
 }

@@ -170,7 +170,7 @@ func (r *Receiver) control(t wire.Type, body []byte) error {
 		if err != nil {
 			return fmt.Errorf("clear: %w", err)
 		}
-		r.in.clear(r, c.Below)
+		return r.in.clear(r, c.Below)
 	case !t.Skippable():
 		return fmt.Errorf("frame of type %d on the data direction: %w", t, wire.ErrBad)
 	}

@@ -62,7 +62,7 @@ type Sender struct {
 	since        time.Time
 	suspects     int    // on it, not handled
 	guarded      uint64 // after the last suspect placed on it
-	waiting      uint64 // after the last one written: what follows is written when all below are cleared
+	barrier      uint64 // after the last one written: no batch is before all below are cleared
 	cleared      uint64 // what the peer was told to be known as taken
 	reserved     bool   // for the one suspect on it, which is to be alone
 	draining     bool
@@ -258,7 +258,7 @@ func (s *Sender) write(ctx context.Context) error {
 		c, frames = s.next(frames[:0])
 		if len(frames) > 0 {
 			if _, err := s.conn.Write(frames); err != nil {
-				return fmt.Errorf("write marks: %w", err)
+				return fmt.Errorf("write control frames: %w", err)
 			}
 		}
 		if c != nil {
@@ -294,17 +294,17 @@ func (s *Sender) next(frames []byte) (*chunk, []byte) {
 		}
 	}
 	s.marks = s.marks[:0]
-	if s.cleared < min(s.taken, s.waiting) {
+	if s.clears() {
 		s.cleared = s.taken
 		frames = wire.Clear{Below: s.cleared}.Append(frames)
 	}
 	c := s.pending
-	if s.cleared < s.waiting {
+	if s.cleared < s.barrier {
 		c = nil // the peer reads nothing behind it before the records there are taken
 	}
 	if c != nil {
 		s.pending = nil
-		s.waiting = s.guarded
+		s.barrier = s.guarded
 		c.writing, c.at = true, time.Now()
 		c.finish(s.win.next >= s.limit)
 		s.watchSent(c)
@@ -313,6 +313,9 @@ func (s *Sender) next(frames []byte) (*chunk, []byte) {
 	}
 	return c, frames
 }
+
+// clears reports whether suspects were taken of which the peer does not know yet that we know.
+func (s *Sender) clears() bool { return s.cleared < min(s.taken, s.barrier) }
 
 func (s *Sender) drained() bool {
 	s.o.mu.Lock()
@@ -374,7 +377,7 @@ func (s *Sender) acked(a *wire.Ack, trees []*tree) ([]*tree, error) {
 		trees = s.free(r, now, trees)
 	}
 	o.adopt(s.e)
-	if s.cleared < min(s.taken, s.waiting) || s.draining && s.win.records == 0 {
+	if s.clears() || s.draining && s.win.records == 0 {
 		raise(s.wake)
 	}
 	o.wake()
