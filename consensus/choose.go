@@ -12,20 +12,21 @@ import (
 // VotersMax is the most voters a cluster has.
 const VotersMax = 5
 
-// Change is a step towards the voters wanted; at most one field is set.
+// Change is a step towards the voters wanted; at most one field is set, or Add and Remove.
 type Change struct {
 	Add      []topology.NodeID // give them votes, the best first
-	Remove   topology.NodeID   // take its vote
+	Remove   topology.NodeID   // take its vote; with Add, when the first of those is to have it
 	Transfer []topology.NodeID // hand one of them the leadership, the best first: the leader is to lose its vote
 }
 
 // ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
-// after, at most one too many at a time. Preferred are nodes that are no tap or sink and that lose no role its
+// after, at most one too many at a time, and none while one is dead: of two that live and one that does
+// not, a fourth whose vote counts and who dies at once would leave two of four. Preferred are nodes that are no tap or sink and that lose no role its
 // last node when they die. alive and left are as the leader sees them; all other nodes are dead.
 //
 // There are target voters. Where fewer nodes are there, those that vote already stay, in the
 // largest odd number. Death alone never makes them fewer: a dead voter keeps its place until
-// another has taken it, since fewer voters survive fewer deaths (FAULTS T11). Those that left
+// another can take it, since fewer voters survive fewer deaths (FAULTS T11). Those that left
 // make room at once.
 func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeID]bool, target int) Change {
 	target = min(target, VotersMax)
@@ -51,7 +52,15 @@ func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeI
 		return demote(s, self, ranked, wanted)
 	}
 	lacking := slices.DeleteFunc(slices.Clone(wanted), s.Votes)
-	return Change{Add: lacking[:min(len(lacking), size+1-len(s.Voters))]}
+	free := size - len(s.Voters)
+	dead := slices.IndexFunc(s.Voters, func(id topology.NodeID) bool { return !alive[id] })
+	switch {
+	case dead < 0:
+		free++
+	case free == 0 && len(lacking) > 0:
+		return Change{Add: lacking[:1], Remove: s.Voters[dead]}
+	}
+	return Change{Add: lacking[:min(len(lacking), free)]}
 }
 
 // demote takes the vote of one that is not wanted: the dead first, which are not ranked, then
