@@ -20,8 +20,8 @@ type Change struct {
 }
 
 // ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
-// after, at most one too many at a time, and none while one is dead: of two that live and one that does
-// not, a fourth whose vote counts and who dies at once would leave two of four. Preferred are nodes that are no tap or sink and that lose no role its
+// after, at most one too many at a time. Where one is dead it goes before the first new one comes, if their
+// number is odd, and else one comes: so the death of the newest never leaves half of them. Preferred are nodes that are no tap or sink and that lose no role its
 // last node when they die. alive and left are as the leader sees them; all other nodes are dead.
 //
 // There are target voters. Where fewer nodes are there, those that vote already stay, in the
@@ -49,29 +49,29 @@ func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeI
 	wanted := ranked[:min(size, len(ranked))]
 
 	if len(s.Voters) > size {
-		return demote(s, self, ranked, wanted)
+		return demote(s, self, left, ranked, wanted)
 	}
 	lacking := slices.DeleteFunc(slices.Clone(wanted), s.Votes)
-	free := size - len(s.Voters)
-	dead := slices.IndexFunc(s.Voters, func(id topology.NodeID) bool { return !alive[id] })
+	most := min(len(lacking), size+1-len(s.Voters))
+	dead := slices.IndexFunc(s.Voters, func(id topology.NodeID) bool { return !alive[id] && !left[id] })
 	switch {
-	case dead < 0:
-		free++
-	case free == 0 && len(lacking) > 0:
-		return Change{Add: lacking[:1], Remove: s.Voters[dead]}
+	case dead < 0 || most == 0:
+		return Change{Add: lacking[:most]}
+	case len(s.Voters)%2 == 0:
+		return Change{Add: lacking[:1]}
 	}
-	return Change{Add: lacking[:min(len(lacking), free)]}
+	return Change{Add: lacking[:most], Remove: s.Voters[dead]}
 }
 
-// demote takes the vote of one that is not wanted: the dead first, which are not ranked, then
-// the worst, the leader last.
-func demote(s *State, self topology.NodeID, ranked, wanted []topology.NodeID) Change {
+// demote takes the vote of one that is not wanted: the dead first, then those that left, whose votes count
+// until they are gone, then the worst, the leader last.
+func demote(s *State, self topology.NodeID, left map[topology.NodeID]bool, ranked, wanted []topology.NodeID) Change {
 	extra := slices.DeleteFunc(slices.Clone(s.Voters), func(id topology.NodeID) bool { return slices.Contains(wanted, id) })
 	place := func(id topology.NodeID) int {
 		if i := slices.Index(ranked, id); i >= 0 {
 			return i
 		}
-		return len(ranked)
+		return len(ranked) + truth(!left[id])
 	}
 	slices.SortStableFunc(extra, func(a, b topology.NodeID) int {
 		return cmp.Or(truth(a == self)-truth(b == self), place(b)-place(a))

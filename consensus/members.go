@@ -30,7 +30,8 @@ const (
 // each starts raft and gets the log without a vote, and only when all have it they get their
 // votes, within a few round trips. So a node that dies on the way takes no quorum with it, not
 // even the single voter's of a cluster that starts. The first of them gets the place of instead, a dead
-// voter, if that is not "". Only the leader can; prev is the ConfigIndex
+// voter, if that is not "" and does not answer any more; its vote may be gone though the others came to
+// none. Only the leader can; prev is the ConfigIndex
 // the decision was made on, and nothing is changed if it is no longer current. When it returns
 // nil, State lists the voters.
 func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, instead topology.NodeID, prev uint64) (lags topology.NodeID, err error) {
@@ -61,7 +62,7 @@ func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, inst
 		}
 	}
 	if instead != "" {
-		if prev, err = c.remove(ctx, v, instead, prev); err != nil {
+		if prev, err = c.bury(ctx, v, instead, prev); err != nil {
 			return "", fmt.Errorf("add voters: make room: %w", err)
 		}
 	}
@@ -131,6 +132,17 @@ func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev ui
 	}
 	_, err := c.remove(ctx, v, id, prev)
 	return err
+}
+
+// bury takes the vote of a voter that was found dead some time ago, if it still is: where it has come back
+// another may have died meanwhile, and the rest could not go on without it.
+func (c *Consensus) bury(ctx context.Context, v *voter, id topology.NodeID, prev uint64) (uint64, error) {
+	soon, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	if c.Probe(soon, id) == nil {
+		return 0, fmt.Errorf("voter %s lives", id)
+	}
+	return c.remove(ctx, v, id, prev)
 }
 
 // remove takes a node's vote and returns the ConfigIndex after that.

@@ -184,6 +184,11 @@ func TestWhoReplacesADeadVoterDies(t *testing.T) {
 			ms := net.cluster(4, 3)
 			lead, next := ms[0], ms[3]
 			await(t, next, 5*time.Second, "watching", func(s *State) bool { return s.Votes(lead.node.ID) })
+			if most == 0 {
+				if _, err := lead.AddVoters(lead.ctx, []topology.NodeID{next.node.ID}, ms[2].node.ID, lead.State().ConfigIndex); err == nil || len(lead.State().Voters) != 3 {
+					t.Errorf("voters %v, %v: want the three there were, as the third lives", lead.State().Voters, err)
+				}
+			}
 			net.kill(ms[2])
 			n := 0
 			net.mu.Lock()
