@@ -204,7 +204,9 @@ func TestWhoReplacesADeadVoterDies(t *testing.T) {
 			}
 			net.mu.Unlock()
 			_, err := lead.AddVoters(lead.ctx, []topology.NodeID{next.node.ID}, ms[2].node.ID, lead.State().ConfigIndex)
+			net.mu.Lock()
 			added = err == nil && n <= most
+			net.mu.Unlock()
 			net.kill(next)
 			ctx, cancel := context.WithTimeout(lead.ctx, 5*time.Second)
 			defer cancel()
