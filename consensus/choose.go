@@ -12,21 +12,20 @@ import (
 // VotersMax is the most voters a cluster has.
 const VotersMax = 5
 
-// Change is a step towards the voters wanted; at most one field is set, or Add and Remove.
+// Change is a step towards the voters wanted; at most one field is set.
 type Change struct {
 	Add      []topology.NodeID // give them votes, the best first
-	Remove   topology.NodeID   // take its vote; with Add, when the first of those is to have it
+	Remove   topology.NodeID   // take its vote
 	Transfer []topology.NodeID // hand one of them the leadership, the best first: the leader is to lose its vote
 }
 
 // ChooseVoters returns the next change of voters, made by the leader self: promote first, demote
-// after, at most one too many at a time. Where one is dead it goes before the first new one comes, if their
-// number is odd, and else one comes: so the death of the newest never leaves half of them. Preferred are nodes that are no tap or sink and that lose no role its
+// after, at most one too many at a time. Preferred are nodes that are no tap or sink and that lose no role its
 // last node when they die. alive and left are as the leader sees them; all other nodes are dead.
 //
 // There are target voters. Where fewer nodes are there, those that vote already stay, in the
 // largest odd number. Death alone never makes them fewer: a dead voter keeps its place until
-// another can take it, since fewer voters survive fewer deaths (FAULTS T11). Those that left
+// another has taken it, since fewer voters survive fewer deaths (FAULTS T11). Those that left
 // make room at once.
 func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeID]bool, target int) Change {
 	target = min(target, VotersMax)
@@ -49,29 +48,21 @@ func ChooseVoters(s *State, self topology.NodeID, alive, left map[topology.NodeI
 	wanted := ranked[:min(size, len(ranked))]
 
 	if len(s.Voters) > size {
-		return demote(s, self, left, ranked, wanted)
+		return demote(s, self, ranked, wanted)
 	}
 	lacking := slices.DeleteFunc(slices.Clone(wanted), s.Votes)
-	most := min(len(lacking), size+1-len(s.Voters))
-	dead := slices.IndexFunc(s.Voters, func(id topology.NodeID) bool { return !alive[id] && !left[id] })
-	switch {
-	case dead < 0 || most == 0:
-		return Change{Add: lacking[:most]}
-	case len(s.Voters)%2 == 0:
-		return Change{Add: lacking[:1]}
-	}
-	return Change{Add: lacking[:most], Remove: s.Voters[dead]}
+	return Change{Add: lacking[:min(len(lacking), size+1-len(s.Voters))]}
 }
 
-// demote takes the vote of one that is not wanted: the dead first, then those that left, whose votes count
-// until they are gone, then the worst, the leader last.
-func demote(s *State, self topology.NodeID, left map[topology.NodeID]bool, ranked, wanted []topology.NodeID) Change {
+// demote takes the vote of one that is not wanted: the dead first, which are not ranked, then
+// the worst, the leader last.
+func demote(s *State, self topology.NodeID, ranked, wanted []topology.NodeID) Change {
 	extra := slices.DeleteFunc(slices.Clone(s.Voters), func(id topology.NodeID) bool { return slices.Contains(wanted, id) })
 	place := func(id topology.NodeID) int {
 		if i := slices.Index(ranked, id); i >= 0 {
 			return i
 		}
-		return len(ranked) + truth(!left[id])
+		return len(ranked)
 	}
 	slices.SortStableFunc(extra, func(a, b topology.NodeID) int {
 		return cmp.Or(truth(a == self)-truth(b == self), place(b)-place(a))

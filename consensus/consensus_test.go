@@ -84,7 +84,7 @@ func (f *fabric) cluster(n, voters int) []*member {
 func (f *fabric) addVoter(leader, m *member) {
 	f.t.Helper()
 	await(f.t, m, 5*time.Second, "watching", func(s *State) bool { return s.Votes(leader.node.ID) })
-	if _, err := leader.AddVoters(leader.ctx, []topology.NodeID{m.node.ID}, "", leader.State().ConfigIndex); err != nil {
+	if _, err := leader.AddVoters(leader.ctx, []topology.NodeID{m.node.ID}, leader.State().ConfigIndex); err != nil {
 		f.t.Fatal(err)
 	}
 	await(f.t, leader, 5*time.Second, "with another voter", func(s *State) bool { return s.Votes(m.node.ID) })
@@ -305,7 +305,7 @@ func TestVoteIsTakenAndGivenAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitLeader(t, 2*time.Second, m)
-		if _, err := lead.AddVoters(lead.ctx, []topology.NodeID{ms[3].node.ID}, "", lead.State().ConfigIndex); !errors.Is(err, ErrNotLeader) {
+		if _, err := lead.AddVoters(lead.ctx, []topology.NodeID{ms[3].node.ID}, lead.State().ConfigIndex); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("add voter at the former leader: %v, want %v", err, ErrNotLeader)
 		}
 	})

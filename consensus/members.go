@@ -29,12 +29,10 @@ const (
 // AddVoters makes nodes voters, one after the other, or says which of them did not come along:
 // each starts raft and gets the log without a vote, and only when all have it they get their
 // votes, within a few round trips. So a node that dies on the way takes no quorum with it, not
-// even the single voter's of a cluster that starts. The first of them gets the place of instead, a dead
-// voter, if that is not "" and does not answer any more; its vote may be gone though the others came to
-// none. Only the leader can; prev is the ConfigIndex
+// even the single voter's of a cluster that starts. Only the leader can; prev is the ConfigIndex
 // the decision was made on, and nothing is changed if it is no longer current. When it returns
 // nil, State lists the voters.
-func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, instead topology.NodeID, prev uint64) (lags topology.NodeID, err error) {
+func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, prev uint64) (lags topology.NodeID, err error) {
 	v := c.vote()
 	if v == nil || !c.IsLeader() {
 		return "", fmt.Errorf("add voters: %w", ErrNotLeader)
@@ -59,11 +57,6 @@ func (c *Consensus) AddVoters(ctx context.Context, nodes []topology.NodeID, inst
 	for i, n := range nodes {
 		if err := c.awaitCaughtUp(ctx, n, ids[i], prev, catchUpWait); err != nil {
 			return n, fmt.Errorf("add voter %s: %w", ids[i], err)
-		}
-	}
-	if instead != "" {
-		if prev, err = c.bury(ctx, v, instead, prev); err != nil {
-			return "", fmt.Errorf("add voters: make room: %w", err)
 		}
 	}
 	for _, id := range ids {
@@ -130,32 +123,14 @@ func (c *Consensus) RemoveVoter(ctx context.Context, id topology.NodeID, prev ui
 	if v == nil || !c.IsLeader() {
 		return fmt.Errorf("remove voter %s: %w", id, ErrNotLeader)
 	}
-	_, err := c.remove(ctx, v, id, prev)
-	return err
-}
-
-// bury takes the vote of a voter that was found dead some time ago, if it still is: where it has come back
-// another may have died meanwhile, and the rest could not go on without it.
-func (c *Consensus) bury(ctx context.Context, v *voter, id topology.NodeID, prev uint64) (uint64, error) {
-	soon, cancel := context.WithTimeout(ctx, callWait)
-	defer cancel()
-	if c.Probe(soon, id) == nil {
-		return 0, fmt.Errorf("voter %s lives", id)
-	}
-	return c.remove(ctx, v, id, prev)
-}
-
-// remove takes a node's vote and returns the ConfigIndex after that.
-func (c *Consensus) remove(ctx context.Context, v *voter, id topology.NodeID, prev uint64) (uint64, error) {
 	s, ok := c.State().server(id)
 	if !ok {
-		return 0, fmt.Errorf("remove voter %s: it is none", id)
+		return fmt.Errorf("remove voter %s: it is none", id)
 	}
-	index, err := c.await(ctx, v.raft.RemoveServer(raft.ServerID(s), prev, changeWait))
-	if err != nil {
-		return 0, fmt.Errorf("remove voter %s: %w", s, err)
+	if _, err := c.await(ctx, v.raft.RemoveServer(raft.ServerID(s), prev, changeWait)); err != nil {
+		return fmt.Errorf("remove voter %s: %w", s, err)
 	}
-	return index, nil
+	return nil
 }
 
 // TransferLeadership makes another voter the leader, within two election timeouts or not at all.

@@ -27,7 +27,6 @@ type fabric struct {
 	stores  map[topology.NodeID]string // the file of a node that has one
 	cut     map[path]bool
 	changed chan struct{} // closed and replaced when something may have arrived
-	writes  func(path)    // is told of each write before it is one; has mu
 }
 
 // path is a direction: from, to.
@@ -212,9 +211,6 @@ func (c *conn) Write(p []byte) (int, error) {
 	defer c.fabric.mu.Unlock()
 	if c.gone || c.in.closed && !c.fabric.cut[c.in.path] {
 		return 0, net.ErrClosed
-	}
-	if c.fabric.writes != nil {
-		c.fabric.writes(c.out.path)
 	}
 	c.fabric.wake()
 	return c.out.buf.Write(p)

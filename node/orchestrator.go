@@ -49,7 +49,7 @@ type ledger interface {
 
 // electorate changes who votes.
 type electorate interface {
-	AddVoters(ctx context.Context, nodes []topology.NodeID, instead topology.NodeID, prev uint64) (lags topology.NodeID, err error)
+	AddVoters(ctx context.Context, nodes []topology.NodeID, prev uint64) (lags topology.NodeID, err error)
 	RemoveVoter(ctx context.Context, id topology.NodeID, prev uint64) error
 	TransferLeadership(ctx context.Context, to topology.NodeID) error
 }
@@ -202,12 +202,12 @@ func (o *orchestrator) vote(ctx context.Context, members map[topology.NodeID]mem
 		alive, left := o.presence(s, members, now)
 		switch c := consensus.ChooseVoters(s, o.self, alive, left, target); {
 		case len(c.Add) > 0:
-			if lags, err := o.voters.AddVoters(ctx, c.Add, c.Remove, s.ConfigIndex); err != nil {
+			if lags, err := o.voters.AddVoters(ctx, c.Add, s.ConfigIndex); err != nil {
 				o.log.Info("voters not added, tried again", "nodes", c.Add, "err", err)
 				o.refused[lags] = now
 				return
 			}
-			o.log.Info("voters added", "nodes", c.Add, "instead", c.Remove)
+			o.log.Info("voters added", "nodes", c.Add)
 		case c.Remove != "":
 			if err := o.voters.RemoveVoter(ctx, c.Remove, s.ConfigIndex); err != nil {
 				o.log.Info("voter not removed, tried again", "peer", c.Remove, "err", err)
