@@ -11,13 +11,14 @@ import (
 // attemptRules judges what records are blamed for: I9, F24.
 type attemptRules struct {
 	c      *check
-	struck map[uint64]uint64 // by record: nodes that it ended since another fault, or its tap's start
-	dying  topology.NodeID   // who was struck last
-	busy   int               // busy faults: who was asked to try a record later has not died of it, and acquits it
+	struck map[uint64]uint64        // by record: nodes that it ended since another fault, or its tap's start
+	opened map[uint64]time.Duration // when each partition was opened last
+	dying  topology.NodeID          // who was struck last
+	busy   int                      // busy faults: who was asked to try a record later has not died of it, and acquits it
 }
 
 func newAttemptRules(c *check) *attemptRules {
-	return &attemptRules{c: c, struck: make(map[uint64]uint64)}
+	return &attemptRules{c: c, struck: make(map[uint64]uint64), opened: make(map[uint64]time.Duration)}
 }
 
 func (r *attemptRules) see(e *Event) {
@@ -32,13 +33,14 @@ func (r *attemptRules) see(e *Event) {
 	case EventStruck:
 		// The first death makes it a suspect, at the second there may have been others beside it; as many
 		// as there are attempts are its own.
-		if r.dying = e.Node; r.busy > 0 {
+		if r.dying = e.Node; r.busy > 0 || r.begun(e) < r.opened[e.Record>>recordBits] {
 			return
 		}
 		if r.struck[e.Record]++; most > 0 && r.struck[e.Record] > most+2 {
 			r.c.violated("F24", e.At, aboutRecord(e.Record), "record %s has ended %d nodes", recordName(e.Record), r.struck[e.Record])
 		}
-	case EventOpened: // who reads on counts anew
+	case EventOpened: // who reads on counts anew, but not what came by the reader before
+		r.opened[e.Record>>recordBits] = e.At
 		maps.DeleteFunc(r.struck, func(record, _ uint64) bool { return record>>recordBits == e.Record>>recordBits })
 	case EventFaultBegin, EventFaultEnd, EventFrozen, EventKilled, EventStopped: // who counts its attempts may be gone by it
 		if strings.HasPrefix(e.Text, string(verbBusy)) {
@@ -49,6 +51,20 @@ func (r *attemptRules) see(e *Event) {
 		}
 		r.dying = ""
 	}
+}
+
+// begun is when a node that a record ended was given it.
+func (r *attemptRules) begun(struck *Event) (at time.Duration) {
+	at = struck.At
+	for _, e := range r.c.h.All {
+		if e.At > struck.At {
+			break
+		}
+		if e.Kind == EventHandled && e.Record == struck.Record && e.Node == struck.Node {
+			at = e.At
+		}
+	}
+	return at
 }
 
 // letter asks that a dead letter is one for its own fault, and after as many attempts as it may have.

@@ -77,6 +77,9 @@ func TestRulesOfAttempts(t *testing.T) {
 		{"a killer ends six nodes, another tap reads on", []any{
 			read(3), struck(3), struck(3), struck(3), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, read(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3),
 		}, nil},
+		{"a killer ends six nodes, one by the reader before", []any{
+			read(3), handled(3, 1), Event{Kind: EventOpened, Node: tapNode, Text: part, N: 2}, read(3), struck(3), handled(3, 1), struck(3), struck(3), struck(3), struck(3), struck(3), letter(3, 4), acked(3),
+		}, nil},
 		{"a killer ends six nodes, while one is busy", []any{
 			read(3), Event{Kind: EventFaultBegin, Node: workNode, Text: "busy work for 9s"}, struck(3), struck(3), struck(3), struck(3), struck(3), struck(3),
 			Event{Kind: EventFaultEnd, Node: workNode, Text: "busy work for 9s"}, letter(3, 4), acked(3),
