@@ -3,6 +3,7 @@ package mux
 import (
 	"context"
 	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +104,21 @@ func TestBeatKilledPeer(t *testing.T) {
 	})
 }
 
+// linked is two nodes with a link that works, and no heartbeat.
+func linked(t *testing.T) (wire *memnet, n1, n2 *node, c net.Conn) {
+	wire = newMemnet()
+	n1 = start(t, wire.listen("10.0.0.1:1"), "n1")
+	n2 = start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
+	c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := say(c, "alive?"); err != nil {
+		t.Fatal(err)
+	}
+	return wire, n1, n2, c
+}
+
 // A peer that dies when there is a link and no heartbeat yet is noticed when nobody answers at its address,
 // or another node does that has come there: without that the link would wait for the idle timeout. The
 // simulator found both.
@@ -121,16 +137,7 @@ func TestBeatOfYoungLink(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				wire := newMemnet()
-				n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
-				n2 := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
-				c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := say(c, "alive?"); err != nil {
-					t.Fatal(err)
-				}
+				wire, n1, n2, c := linked(t)
 				test.die(t, wire, n2)
 				if err := n1.Beat(within(t, time.Hour), "n2", n2.addr); !errors.Is(err, ErrDead) {
 					t.Errorf("Beat = %v, want ErrDead", err)
@@ -173,16 +180,7 @@ func TestBeatRestartedPeer(t *testing.T) {
 // class. The simulator found it: the heartbeat before had ended, the next one reached the later start.
 func TestLaterStartEndsLinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wire := newMemnet()
-		n1 := start(t, wire.listen("10.0.0.1:1"), "n1")
-		n2 := start(t, wire.listen("10.0.0.2:1"), "n2", serveEcho(KindLink))
-		c, err := n1.Open(within(t, time.Hour), "n2", n2.addr, KindLink)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := say(c, "alive?"); err != nil {
-			t.Fatal(err)
-		}
+		wire, n1, n2, c := linked(t)
 		wire.setCut(func(from, _ string, _ []byte) bool { return from == n2.addr })
 		later := start(t, wire.listen("10.0.0.3:1"), "n2", func(c *Config) { c.Boot = 2 })
 		if _, err := later.Resolve(within(t, time.Second), n1.addr); err != nil {
