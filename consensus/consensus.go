@@ -332,6 +332,9 @@ func (c *Consensus) IsLeader() bool {
 	return v != nil && v.elected() && s.Leader == c.id && s.Term == v.raft.CurrentTerm()
 }
 
+// Stands reports whether raft runs here: this node votes, or is to.
+func (c *Consensus) Stands() bool { return c.vote() != nil }
+
 // Quorum reports whether a leader was heard of lately.
 func (c *Consensus) Quorum() bool {
 	age := c.Age()

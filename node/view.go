@@ -14,6 +14,7 @@ type View struct {
 	Epoch  uint64
 	Quorum bool // a leader was heard of lately
 	Voters []topology.NodeID
+	Stands bool // this node votes, or is to
 	Roster []topology.NodeID
 	Held   int64 // bytes of records in sender windows
 }
@@ -23,7 +24,7 @@ func (n *Node) View() View {
 	s := n.consensus.State()
 	v := View{
 		Leads: n.consensus.IsLeader(), Leader: s.Leader, Term: s.Term, Epoch: s.Epoch,
-		Quorum: n.consensus.Quorum(), Voters: slices.Clone(s.Voters), Held: n.budget.Held(),
+		Quorum: n.consensus.Quorum(), Voters: slices.Clone(s.Voters), Stands: n.consensus.Stands(), Held: n.budget.Held(),
 	}
 	for _, r := range s.Roster {
 		v.Roster = append(v.Roster, r.ID)

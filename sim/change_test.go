@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,47 @@ func TestCallsWithoutLeader(t *testing.T) {
 		}
 		if sink.by("a") <= before {
 			t.Error("no record came while nobody leads")
+		}
+	})
+}
+
+// Raft runs at a node before any node may list it: what tells a run whom it may lose (mayLose).
+func TestStandsBeforeItVotes(t *testing.T) {
+	inLab(t, "tap -> a -> sink", func(l *lab) {
+		for i := range 5 {
+			l.start(fmt.Sprint("n", i+1))
+		}
+		st := l.until("n1", "three voters", func(st api.Status) bool { return len(st.Voters) == 3 })
+		others := slices.DeleteFunc(st.Voters, func(id string) bool { return id == st.Leader })
+		l.kill(others[0])
+		stood, waited, replaced := make(map[topology.NodeID]bool), 0, false
+		for range 10_000 { // ms
+			var all []node.View
+			stands := make(map[topology.NodeID]bool)
+			for id, n := range l.nodes {
+				v := n.View()
+				all, stands[topology.NodeID(id)] = append(all, v), v.Stands
+			}
+			for _, v := range all {
+				for _, id := range v.Voters {
+					if l.nodes[string(id)] != nil && !stood[id] && len(stood) > 0 {
+						t.Fatalf("%s votes and did not stand a moment before", id)
+					}
+				}
+				if v.Leads {
+					replaced = !slices.Contains(v.Voters, topology.NodeID(others[0]))
+					for id := range stands {
+						if stands[id] && !slices.Contains(v.Voters, id) {
+							waited++
+						}
+					}
+				}
+			}
+			stood = stands
+			time.Sleep(time.Millisecond)
+		}
+		if waited == 0 || !replaced {
+			t.Errorf("seen to stand before it votes for %d ms, want some; the dead one replaced: %v", waited, replaced)
 		}
 	})
 }

@@ -19,7 +19,7 @@ type linkRules struct {
 // lifeSeen is one life of a link: what the sender and what the receiver did.
 type lifeSeen struct {
 	sent, limit               uint64 // sender: next link seq, and what it may send below
-	accepted                  bool
+	accepted, opened          bool
 	taken, granted            uint64 // receiver
 	done                      bitset // receiver: acked
 	senderEnded, receiverOver bool
@@ -42,6 +42,12 @@ const creditMax = 4096
 // deliveryMax is how long what one end says may be on its way to the other while nothing
 // disturbs them.
 const deliveryMax = time.Second
+
+// openMax is the same for the first word of a receiver, that it accepts. A connection that was made while
+// packets were lost may have measured its round trip by those of the handshake that came late, a second
+// and more, and repeats a lost packet after three of these (RFC 9002, 5.3 and 6.2.1); until it is heard
+// the idle timeout of 10 s runs (stream/mux).
+const openMax = 10 * time.Second
 
 func newLinkRules(c *check, q *quiet) *linkRules {
 	return &linkRules{c: c, quiet: q, roles: make(map[receiverKey]*roleSeen)}
@@ -71,6 +77,7 @@ func (r *linkRules) see(e *Event) {
 		role.links--
 		role.unused -= l.granted - l.taken
 	case EventLinkOpen:
+		l.opened = true
 		r.raise(e, l)
 	case EventLinkClose:
 		l.senderEnded = true
@@ -177,7 +184,11 @@ func (r *linkRules) violated(rule string, e *Event, format string, a, b uint64) 
 func (r *linkRules) end(at time.Duration) {
 	for i := range r.lives {
 		l := &r.lives[i]
-		if i == 0 || !l.accepted || l.senderEnded || l.receiverOver || at-l.last < deliveryMax || !r.quiet.lasts(deliveryMax, at) {
+		wait := deliveryMax
+		if !l.opened {
+			wait = openMax
+		}
+		if i == 0 || !l.accepted || l.senderEnded || l.receiverOver || at-l.last < wait || !r.quiet.lasts(wait, at) {
 			continue
 		}
 		life := r.c.h.Life(LifeID(i))

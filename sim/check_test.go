@@ -182,6 +182,8 @@ func TestRules(t *testing.T) {
 		{"credit does not come back", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 20)}, []string{"I7"}},
 		{"more credit than there is", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 9000)}, []string{"I7"}},
 		{"a limit never heard of", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), after}, []string{"I7"}},
+		{"an acceptance never heard of", []any{linkEvent(EventLinkAccept, one, 0, 1), after}, []string{"I7"}},
+		{"an acceptance not yet heard of", []any{linkEvent(EventLinkAccept, one, 0, 1), 9 * time.Second}, nil},
 		{"too much held", []any{Event{Kind: EventHeld, Node: workNode, N: 1001}}, []string{"I8"}},
 		{"a dead receiver is left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
 		{"a dead receiver is not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},

@@ -314,12 +314,12 @@ func (c *cluster) voting() (members []*member, voters int) {
 	return members, len(best.Voters)
 }
 
-// mayLose reports whether the cluster survives the loss of m for good: it votes not, or all
-// voters live and there are three at least. A node without a disk comes back without its vote.
+// mayLose reports whether the cluster survives the loss of m for good: it neither votes nor is to, or
+// all voters live and there are three at least. A node without a disk comes back without its vote.
 func (c *cluster) mayLose(m *member) bool {
 	if c.disks != "" {
 		return true
 	}
 	living, voters := c.voting()
-	return !slices.Contains(living, m) || len(living) == voters && voters >= 3
+	return !m.life.node.View().Stands || len(living) == voters && voters >= 3
 }
