@@ -105,6 +105,8 @@ func TestRules(t *testing.T) {
 	one, two := s.life(1), s.life(2)
 	open := []any{linkEvent(EventLinkAccept, one, 0, 1), linkEvent(EventLinkOpen, one, 0, 1)}
 	flows := []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), linkEvent(EventGranted, one, 1, 21)}
+	fault := []any{Event{Kind: EventFaultBegin}, Event{Kind: EventFaultEnd}}
+	lost := []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), fault}
 	state := func(id topology.NodeID, index, hash, log uint64) Event {
 		return Event{Kind: EventState, Node: id, N: index, State: &StateSeen{Index: index, Hash: hash, LogID: log}}
 	}
@@ -182,8 +184,11 @@ func TestRules(t *testing.T) {
 		{"credit does not come back", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 20)}, []string{"I7"}},
 		{"more credit than there is", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 9000)}, []string{"I7"}},
 		{"a limit never heard of", []any{open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), after}, []string{"I7"}},
-		{"an acceptance never heard of", []any{linkEvent(EventLinkAccept, one, 0, 1), after}, []string{"I7"}},
-		{"an acceptance not yet heard of", []any{linkEvent(EventLinkAccept, one, 0, 1), 9 * time.Second}, nil},
+		{"a limit said as a fault ends, not yet heard of", []any{lost, 9 * time.Second}, nil},
+		{"the same, never heard of", []any{lost, after}, []string{"I7"}},
+		{"the same on an old link", []any{open, after, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), fault, 2 * time.Second}, []string{"I7"}},
+		{"the same, said after the fault", []any{fault, time.Millisecond, open, linkEvent(EventSent, one, 0, 1), linkEvent(EventTaken, one, 1, 21), 2 * time.Second}, []string{"I7"}},
+		{"an acceptance said as a fault ends, not yet heard of", []any{linkEvent(EventLinkAccept, one, 0, 1), fault, 9 * time.Second}, nil},
 		{"too much held", []any{Event{Kind: EventHeld, Node: workNode, N: 1001}}, []string{"I8"}},
 		{"a dead receiver is left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), time.Second, linkEvent(EventLinkClose, one, 0, 0), after}, nil},
 		{"a dead receiver is not left", []any{open, 5 * time.Second, node(EventKilled, sinkNode), after}, []string{"F3"}},
