@@ -196,15 +196,15 @@ func TestStandsBeforeItVotes(t *testing.T) {
 				}
 				if v.Leads {
 					replaced = !slices.Contains(v.Voters, topology.NodeID(others[0]))
-					for id := range stands {
-						if stands[id] && !slices.Contains(v.Voters, id) {
+					for id, stands := range stands {
+						if stands && !slices.Contains(v.Voters, id) {
 							waited++
 						}
 					}
 				}
 			}
 			stood = stands
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // the pace of the looks, in virtual time
 		}
 		if waited == 0 || !replaced {
 			t.Errorf("seen to stand before it votes for %d ms, want some; the dead one replaced: %v", waited, replaced)

@@ -26,7 +26,7 @@ import (
 // starts another hand in mid-run, which makes its buffers once; what each record cost would be in each
 // stretch of them, so the cheapest one counts.
 func TestAllocations(t *testing.T) {
-	const stretch, most, bound = 50_000, 20, 0.25 // one more for each record would be 1
+	const stretch, stretches, bound = 50_000, 20, 0.25 // records, how many, and allocations: one more for each record would be 1
 	r := newRig(t)
 	defer r.stop()
 	b := NewBudget(0)
@@ -40,7 +40,7 @@ func TestAllocations(t *testing.T) {
 	s, done := r.source(tap, b, reader)
 	at := func(n uint64) (acked, mallocs uint64) { // when n records or more are acked
 		for s.Stats().Acked < n {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // between two looks: one without a pause takes the source's lock from those measured
 		}
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
@@ -48,7 +48,7 @@ func TestAllocations(t *testing.T) {
 	}
 	least := math.Inf(1)
 	acked, before := at(stretch)
-	for i := 0; i < most && least > bound; i++ {
+	for i := 0; i < stretches && least > bound; i++ {
 		n, after := at(acked + stretch)
 		least = min(least, float64(after-before)/float64(n-acked))
 		acked, before = n, after
